@@ -1,0 +1,226 @@
+"""The command line: run a service, check one, and talk to one that runs."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prefork_sd import __version__
+from prefork_sd.config import SETTINGS, schema
+from prefork_sd.errors import AppImportError, ExitCode, PreforkError
+
+RELOAD_TIMEOUT = 3600.0  # seconds; systemd's own limit, TimeoutStartSec=, is usually reached first
+ANSWER_TIMEOUT = 10.0
+NOT_FOR_SERVE = {"app", "unit", "enabled", "hooks", "socket_user", "socket_group"}
+DETAIL_LINES = 12  # of a traceback, in the message of a failed reload
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status."""
+    arguments = parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except PreforkError as error:
+        print(f"prefork-sd: {error}".replace("\n", "\nprefork-sd: "), file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return ExitCode.CLEAN
+
+
+def parser() -> argparse.ArgumentParser:
+    """Everything that can be said on the command line."""
+    top = argparse.ArgumentParser(
+        prog="prefork-sd",
+        description="A pre-fork application server that is a native citizen of systemd.",
+        epilog="See prefork-sd(8), and prefork-sd.yaml(5) for the settings.",
+    )
+    top.add_argument("--version", action="version", version=f"prefork-sd {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Parser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(command=run)
+        return one
+
+    def about(one: Parser, *, optional: bool = False) -> None:
+        text = "a service's name, or the path of its YAML file"
+        nargs = "?" if optional else None
+        one.add_argument("service", nargs=nargs, default="", metavar="SERVICE", help=text)
+
+    one = add("run", run, "Run a service in the foreground, as its unit does.")
+    about(one)
+    one = add("serve", serve, "Serve an app without a file, in the foreground.")
+    one.add_argument("app", metavar="MODULE:CALLABLE", help=SETTINGS["app"].help)
+    _add_settings(one)
+    one = add("check", check, "Check a service's configuration and import its app.")
+    about(one)
+    one = add("reload", reload, "Have a service serve what is on disk now; wait for the verdict.")
+    about(one, optional=True)
+    one.add_argument("--timeout", type=float, default=RELOAD_TIMEOUT, help="seconds to wait")
+    one = add("scale", scale, "Keep another number of workers, until the service stops.")
+    about(one)
+    one.add_argument("workers", type=int)
+    one = add("status", status, "Show a service's workers.")
+    about(one, optional=True)
+    one.add_argument("--json", action="store_true", help="everything that is known, as JSON")
+    one = add("unit", unit, "Print the systemd units that are generated for a service.")
+    about(one)
+    add("schema", print_schema, "Print the JSON Schema of a service's YAML file.")
+    return top
+
+
+Parser = argparse.ArgumentParser
+
+
+def _add_settings(one: Parser) -> None:
+    """An option for each setting, from its declaration."""
+    for each in SETTINGS.values():
+        if each.name in NOT_FOR_SERVE:
+            continue
+        shown = ", ".join(map(str, each.default)) if each.default == () else each.default
+        text = f"{each.help} [{shown}]".replace("%", "%%").replace(" []", "").replace(" [{}]", "")
+        many = each.name in ("bind", "pythonpath", "env")
+        one.add_argument(
+            f"--{each.name.replace('_', '-')}",
+            dest=f"set_{each.name}",
+            action="append" if many else "store",
+            metavar=(each.unit or each.name).upper().replace(" ", "_"),
+            help=text,
+        )
+
+
+# ---- serving
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from prefork_sd.sources import find
+
+    return _serve(lambda: (*find(arguments.service), {}), Path(arguments.service).stem)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    overrides: dict[str, object] = {"app": arguments.app}
+    for name, value in vars(arguments).items():
+        if name.startswith("set_") and value is not None:
+            overrides[name.removeprefix("set_")] = value
+    if env := overrides.get("env"):
+        assert isinstance(env, list)
+        overrides["env"] = dict(pair.partition("=")[::2] for pair in env)
+    name = arguments.app.partition(":")[0].partition(".")[0]
+    return _serve(lambda: (name, None, overrides), name)
+
+
+def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], service: str) -> int:
+    """Run the arbiter; what keeps it from starting goes to the journal and to `Status:`."""
+    from prefork_sd import journal
+    from prefork_sd.arbiter import Arbiter
+    from prefork_sd.herald import Herald
+    from prefork_sd.loader import Application
+
+    os.umask(os.umask(0o022) | 0o022)
+    log = journal.setup(os.environ, level="info", service=service)
+    try:
+        name, path, overrides = source()
+        arbiter = Arbiter(Application(name, path, overrides), log)
+    except PreforkError as error:
+        log.critical("%s", error, extra=journal.fields(journal.Event.STOP))
+        Herald(os.environ, os.getpid()).failed(str(error), error.exit_code)
+        return error.exit_code
+    return arbiter.run()
+
+
+# ---- checking
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Everything that a start would trip over, found without starting."""
+    import logging
+
+    from prefork_sd.loader import Application, find
+    from prefork_sd.release import Release
+
+    name, path = find(arguments.service)
+    app = Application(name, path)
+    release = Release.of(app, logging.getLogger("prefork_sd"))
+    try:
+        app.prepare()
+        app.wsgi()
+    except AppImportError as error:
+        if error.details:
+            print(error.details, file=sys.stderr)
+        raise
+    kind = release.worker_class.__name__
+    print(f"{path}: fine. {app.cfg.app} can be served by {release.workers} workers ({kind}).")
+    return ExitCode.CLEAN
+
+
+def unit(arguments: argparse.Namespace) -> int:
+    from prefork_sd import units
+    from prefork_sd.loader import Application, find, templates
+
+    name, path = find(arguments.service)
+    cfg = Application(name, path).cfg
+    for file, text in units.render(name, cfg, source=str(path), templates=templates()).items():
+        print(f"# {file}\n{text}")
+    for note in units.notes(cfg):
+        print(f"prefork-sd: {path}: {note}", file=sys.stderr)
+    return ExitCode.CLEAN
+
+
+def print_schema(_arguments: argparse.Namespace) -> int:
+    print(json.dumps(schema(), indent=2))
+    return ExitCode.CLEAN
+
+
+# ---- talking to a running service
+
+
+def control_of(service: str) -> str:
+    """Where a service listens to us. Inside its own unit, systemd says so."""
+    if runtime := os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
+        return f"{runtime}/control"
+    if not service:
+        raise PreforkError("which service? Say its name")
+    from prefork_sd.loader import Application, find
+
+    name, path = find(service)
+    return Application(name, path).cfg.control or f"/run/prefork-sd/{name}/control"
+
+
+def reload(arguments: argparse.Namespace) -> int:
+    """Exit 0 when every new connection is served by the new generation, 1 with the reason."""
+    from prefork_sd.control import ControlError, call
+
+    path = control_of(arguments.service)
+    try:
+        answer = call(path, "io.prefork.sd.Reload", timeout=arguments.timeout)
+    except ControlError as error:
+        details = str(error.parameters.get("details", "")).splitlines()[-DETAIL_LINES:]
+        print("\n".join([f"reload failed: {error}", *details]), file=sys.stderr)
+        return ExitCode.FAILURE
+    print(answer.get("message", "reloaded"))
+    return ExitCode.CLEAN
+
+
+def scale(arguments: argparse.Namespace) -> int:
+    from prefork_sd.control import call
+
+    path = control_of(arguments.service)
+    parameters = {"workers": arguments.workers}
+    answer = call(path, "io.prefork.sd.Scale", parameters, timeout=ANSWER_TIMEOUT)
+    print(f"{answer['workers']} workers from now on")
+    return ExitCode.CLEAN
+
+
+def status(arguments: argparse.Namespace) -> int:
+    from prefork_sd import report
+    from prefork_sd.control import call
+
+    path = control_of(arguments.service)
+    answer = call(path, "io.prefork.sd.Status", timeout=ANSWER_TIMEOUT)
+    print(json.dumps(answer, indent=2) if arguments.json else report.table(answer))
+    return ExitCode.CLEAN

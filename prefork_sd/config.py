@@ -1,0 +1,287 @@
+"""The configuration: every setting declared once, checked whole, frozen. No file is read here."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefork_sd.errors import ConfigError, Problem
+from prefork_sd.settings import (
+    BYTES,
+    CONTROL,
+    ENV,
+    FLAG,
+    PATH,
+    SECONDS,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    BadValueError,
+    Setting,
+    declared,
+    setting,
+)
+from prefork_sd.values import (
+    ACCESS_LOG,
+    ACCOUNT,
+    APP,
+    BIND,
+    HOOKS,
+    MODE,
+    UNIT,
+    WORKER_CLASS,
+    WORKERS,
+    nearest,
+)
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+ACCESS_LOGS = ("off", "errors", "all")
+FOLDERS = ("/etc/prefork-sd", "/run/prefork-sd", "/usr/lib/prefork-sd/services")  # /etc wins
+DEFAULT_BIND = ("127.0.0.1:8000",)  # without systemd and without a `bind`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings in their typed form. Times are seconds, sizes are bytes, 0 mostly means off."""
+
+    # The app
+    app: str = setting("", APP, help="the WSGI callable", example="shop.wsgi:application")
+    directory: str = setting("", PATH, help="where the app lives; workers run and import here")
+    pythonpath: tuple[str, ...] = setting((), TEXTS, help="more folders to import from")
+    venv: str = setting("", PATH, help="the virtual environment whose packages the app uses")
+    env: Mapping[str, str] = setting({}, ENV, help="environment variables for the app")
+    env_file: str = setting("", PATH, help="a file of KEY=VALUE lines; `env` wins over it")
+    hooks: str | Mapping[str, str] = setting(
+        {}, HOOKS, help="server hooks as module:function, or a Python file that defines them"
+    )
+
+    # Sockets
+    bind: tuple[str, ...] = setting(
+        (),
+        BIND,
+        help="where to listen; empty: /run/prefork-sd/NAME.sock, or 127.0.0.1:8000 without systemd",
+        example=["127.0.0.1:8000", "/run/shop.sock"],
+    )
+    backlog: int = setting(
+        2048, WHOLE, help="connections that may wait to be accepted", at_least=1, at_most=65535
+    )
+    socket_mode: str = setting("0660", MODE, help="the file mode of unix sockets")
+    socket_user: str = setting("", ACCOUNT, help="who owns unix sockets; empty: root")
+    socket_group: str = setting(
+        "www-data", ACCOUNT, help="the group of unix sockets; the proxy's", example="www-data"
+    )
+
+    # Workers
+    workers: int = setting(
+        "auto",
+        WORKERS,
+        help="worker processes kept alive; auto: 2 for each CPU, and one",
+        at_least=1,
+        at_most=512,
+    )
+    worker_class: str = setting("auto", WORKER_CLASS, help="how a worker serves requests")
+    threads: int = setting(
+        1, WHOLE, help="requests that one worker serves at a time", at_least=1, at_most=256
+    )
+    worker_connections: int = setting(
+        10000, WHOLE, help="connections that one worker holds", at_least=1, at_most=1000000
+    )
+    max_requests: int = setting(
+        0, WHOLE, help="requests after which a worker is replaced; 0: never", at_least=0
+    )
+    max_requests_jitter: int = setting(
+        0, WHOLE, help="up to so many more, at random, that they do not all go at once", at_least=0
+    )
+    preload_app: bool = setting(
+        "no", FLAG, help="import the app once, before workers are forked; saves memory"
+    )
+    surge: int = setting(
+        0,
+        WHOLE,
+        help="workers more than `workers` during a reload; 0: a quarter of them",
+        at_least=0,
+        at_most=512,
+    )
+
+    # Deadlines
+    timeout: float = setting(
+        30, SECONDS, help="a request that takes longer costs its worker; 0: no limit", at_least=0
+    )
+    boot_timeout: float = setting(
+        60, SECONDS, help="how long a worker may take to import the app", at_least=1
+    )
+    graceful_timeout: float = setting(
+        30, SECONDS, help="how long requests may take to finish at a stop or reload", at_least=0
+    )
+    keepalive: float = setting(
+        75, SECONDS, help="how long an idle client is kept; 0: close after each", at_least=0
+    )
+    watchdog: float = setting(
+        20, SECONDS, help="silence after which systemd restarts the service; 0: off", at_least=0
+    )
+
+    # The service
+    proc_name: str = setting("", TEXT, help="the name in ps and in the journal; empty: NAME")
+    pidfile: str = setting("", PATH, help="where to write the arbiter's pid; empty: nowhere")
+    user: str = setting(
+        "", ACCOUNT, help="who the service runs as; empty: systemd's DynamicUser", example="shop"
+    )
+    group: str = setting("", ACCOUNT, help="with which group; empty: the user's", example="shop")
+    enabled: bool = setting("yes", FLAG, help="start with the system")
+    control: str = setting(
+        "", PATH, help="the control socket; empty: control in $RUNTIME_DIRECTORY"
+    )
+    unit: Mapping[str, Mapping[str, tuple[str, ...]]] = setting(
+        {},
+        UNIT,
+        help="directives for the generated units, by section",
+        example={"Service": {"MemoryMax": "1G"}},
+    )
+
+    # Logs
+    log_level: str = setting(
+        "info", TEXT, help="the least record worth writing", choices=LOG_LEVELS
+    )
+    access_log: str = setting(
+        "errors", ACCESS_LOG, help="which requests are recorded", choices=ACCESS_LOGS
+    )
+    slow_request: float = setting(
+        10, SECONDS, help="a longer request is always recorded; 0: never", at_least=0
+    )
+
+    # Limits of HTTP
+    limit_request_line: int = setting(
+        8190, BYTES, help="the longest request line", at_least=64, at_most=65536
+    )
+    limit_request_fields: int = setting(
+        100, WHOLE, help="the most header fields", at_least=1, at_most=32768
+    )
+    limit_request_field_size: int = setting(
+        8190, BYTES, help="the longest header field", at_least=64, at_most=65536
+    )
+    limit_request_head: int = setting(
+        "64K", BYTES, help="the largest request head", at_least=256, at_most=1 << 20
+    )
+    limit_request_body: int = setting(
+        "1G", BYTES, help="the largest request body; 0: no limit", at_least=0
+    )
+    head_timeout: float = setting(15, SECONDS, help="how long a request head may take", at_least=0)
+    body_timeout: float = setting(
+        30, SECONDS, help="silence of a client that sends a body", at_least=0
+    )
+    send_timeout: float = setting(
+        60, SECONDS, help="silence of a client that reads a response", at_least=0
+    )
+    body_buffer: int = setting(
+        "256K", BYTES, help="larger request bodies are kept on disk", at_least=0, at_most=1 << 30
+    )
+    response_buffer: int = setting(
+        "1M",
+        BYTES,
+        help="response kept for a client that reads slowly",
+        at_least=0,
+        at_most=1 << 30,
+    )
+
+    def surge_for(self, workers: int) -> int:
+        """How many workers more than `workers` a reload may have for a while; at least one."""
+        return self.surge or max(1, math.ceil(workers / 4))
+
+    def written(self) -> Iterator[str]:
+        """Yield a line for each setting, for logs; of what may be secret only the names."""
+        for each in describe():
+            value = getattr(self, each.name)
+            yield f"{each.name}: {sorted(value) if each.kind.secret else value}"
+
+
+SETTINGS = {each.name: each for each in declared(Config)}
+AS_WRITTEN = frozenset(each.name for each in SETTINGS.values() if each.kind.as_written)
+
+
+def describe() -> tuple[Setting, ...]:
+    """All settings in their order, for --help, the documents and the manual page."""
+    return tuple(SETTINGS.values())
+
+
+def merge(*layers: Mapping[str, object]) -> dict[str, object]:
+    """One mapping of settings from many; a later layer wins."""
+    return {key: value for layer in layers for key, value in layer.items()}
+
+
+def build(
+    values: Mapping[str, object],
+    *,
+    file: str = "",
+    lines: Mapping[str, int] | None = None,
+    need_app: bool = True,
+) -> Config:
+    """Check all values and make the configuration of them.
+
+    `file` and `lines` (dotted key to line, from 1) say where the values come from. Raises
+    ConfigError with every problem there is, in the order of the lines.
+    """
+    problems: list[Problem] = []
+
+    def problem(text: str, key: str, *, show: bool = True) -> None:
+        shown = CONTROL.sub("?", key) if show else ""
+        problems.append(Problem(CONTROL.sub("?", text), shown, file, _line(key, lines or {})))
+
+    taken: dict[str, Any] = {}
+    for name, value in values.items():
+        known = SETTINGS.get(name)
+        if known is None:
+            problem(f'unknown setting "{name}"{nearest(name, SETTINGS)}', name, show=False)
+        elif value is None:
+            problem("has no value; leave the line out to get the default", name)
+        else:
+            try:
+                taken[name] = known.kind.read(value, known)
+            except BadValueError as error:
+                for below, text in error.found:
+                    problem(text, f"{name}.{below}" if below else name)
+    config = Config(**taken)
+    if need_app and not config.app and ("app" in taken or "app" not in values):
+        problem('is required, like "app: shop.wsgi:application"', "app")
+    for key, text in _disagreements(config):
+        problem(text, key)
+    if problems:
+        raise ConfigError(*sorted(problems, key=lambda each: each.line))
+    return config
+
+
+def _disagreements(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield (key, text) for settings that cannot be had together."""
+    if config.group and not config.user:
+        yield "group", "needs a `user` too; without one systemd makes both up"
+    if config.max_requests_jitter and not config.max_requests:
+        yield "max_requests_jitter", "needs `max_requests` too"
+    if config.threads > 1 and config.worker_class == "sync":
+        yield "threads", "must be 1 with `worker_class: sync`; use `worker_class: threads`"
+    if config.limit_request_head < max(config.limit_request_line, config.limit_request_field_size):
+        yield "limit_request_head", "must not be smaller than the limits of a line and of a field"
+
+
+def _line(key: str, lines: Mapping[str, int]) -> int:
+    """The line of a dotted key, or of the nearest key above it; 0 where none is known."""
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return lines.get(key, 0)
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema (2020-12) of a service's YAML file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "prefork-sd service",
+        "type": "object",
+        "properties": {
+            each.name: {
+                **each.kind.schema(each),
+                "description": each.help,
+                "default": list(each.default) if each.default == () else each.default,
+            }
+            for each in describe()
+        },
+        "required": ["app"],
+        "additionalProperties": False,
+    }

@@ -1,0 +1,67 @@
+"""What systemd hears of us, and when: READY, STATUS, RELOADING, WATCHDOG, STOPPING."""
+
+import errno
+from collections.abc import Mapping
+from math import inf
+
+from prefork_sd import notify
+
+
+class Herald:
+    """Says each thing once, in an order that every systemd understands. Never waits."""
+
+    def __init__(self, environ: Mapping[str, str], pid: int) -> None:
+        self._notifier = notify.Notifier(environ)
+        period = notify.watchdog_period(environ, pid)
+        self._interval = period / 2 if period else inf
+        self._status = ""
+        self._extended = -inf
+        self.ready = False
+        self.stopping = False
+        self.next_ping = inf
+
+    def status(self, text: str) -> None:
+        """Tell when it changed."""
+        if text != self._status:
+            self._status = text
+            self._notifier.send(notify.status(text))
+
+    def say_ready(self, text: str, now: float) -> None:
+        """READY=1: the first time, and always at the end of a reload; not after STOPPING=1."""
+        if self.stopping:
+            return
+        self.ready, self._status = True, text
+        self._notifier.send(notify.ready(text))
+        self.ping(now)
+
+    def reloading(self, text: str, now: float) -> None:
+        self._status = text
+        self._notifier.send(notify.reloading(now, text))
+
+    def reloaded(self, text: str, now: float, *, failed: bool) -> None:
+        """The READY=1 that must follow each RELOADING=1; without it systemctl hangs for ever."""
+        self._notifier.send(notify.errno(errno.EINVAL if failed else 0))
+        self.say_ready(text, now)
+
+    def failed(self, text: str, exit_status: int) -> None:
+        """Why we are about to exit: it stays in `systemctl status`."""
+        self._status = text
+        self._notifier.send(notify.status(text) | notify.errno(exit_status))
+
+    def extend(self, seconds: float, now: float) -> None:
+        """Ask for time, as there is progress; at most once a second."""
+        if now - self._extended >= 1.0:
+            self._extended = now
+            self._notifier.send(notify.extend(seconds))
+
+    def stop(self, text: str) -> None:
+        """STOPPING=1, exactly once."""
+        if not self.stopping:
+            self.stopping, self._status = True, text
+            self._notifier.send(notify.stopping(text))
+
+    def ping(self, now: float) -> None:
+        """WATCHDOG=1: from READY on, twice in each period."""
+        if self.ready and self._interval < inf:
+            self._notifier.send(notify.watchdog())
+            self.next_ping = now + self._interval

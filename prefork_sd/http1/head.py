@@ -1,0 +1,272 @@
+"""Request heads: from the bytes of a connection to one checked record for each request."""
+
+import re
+from dataclasses import dataclass, field
+
+from prefork_sd.http1.lines import (
+    CONNECTION_OPTIONS,
+    DROPPED,
+    FIELD_LINES,
+    REQUEST_LINES,
+    split_field,
+)
+from prefork_sd.http1.words import CRLF, TCHAR, BadRequest, Limits
+
+_END = CRLF * 2
+# A head up to this many bytes is remembered for its connection; each idle one pays for it.
+_REMEMBERED = 4096
+
+_METHOD_START = re.compile(rf"[{TCHAR}]{{1,32}}+(?: |\Z)".encode())
+_METHOD_TOO_LONG = re.compile(f"[{TCHAR}]{{33}}".encode())
+# A control character, or a CR or LF that is not part of a CRLF.
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x0c\x0e-\x1f\x7f]|\r[^\n]")
+
+# A second one of these changes where the body ends or who answers: refused even if it is equal.
+_ONCE = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"})
+
+
+@dataclass(slots=True)
+class Head:
+    """A request head that keeps every rule of the grammar and of message framing.
+
+    `target` is as sent; `path` is still percent-encoded ("*" for OPTIONS *); `host` is the
+    authority of an absolute target, else the Host field, "" where HTTP/1.0 sent none.
+    `environ` has the CGI variables of the fields only and belongs to the caller: each Head has
+    its own. Repeated fields are joined by "," (Cookie by "; "); HTTP_HOST is always `host`
+    (RFC 9112, 3.2.2); Transfer-Encoding is left out, as the body is handed over decoded.
+    `length` is the Content-Length, or 0. `expect_continue` is only set where a body follows.
+    `raw` ends with CRLF CRLF.
+    """
+
+    method: str
+    target: str
+    path: str
+    query: str
+    version: str
+    host: str
+    environ: dict[str, str] = field(repr=False)
+    length: int
+    chunked: bool
+    keep_alive: bool
+    expect_continue: bool
+    upgrade: bool
+    raw: bytes = field(repr=False)
+
+    @property
+    def line(self) -> str:
+        """The request line as sent, without its CRLF."""
+        return f"{self.method} {self.target} {self.version}"
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """Every field as sent, in order, also those which `environ` drops (latin-1)."""
+        lines = self.raw[: -len(_END)].split(CRLF)[1:]
+        pairs = map(split_field, lines)
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]
+
+    def again(self, environ: dict[str, str]) -> "Head":
+        """Return the same head with another environ."""
+        return Head(
+            self.method,
+            self.target,
+            self.path,
+            self.query,
+            self.version,
+            self.host,
+            environ,
+            self.length,
+            self.chunked,
+            self.keep_alive,
+            self.expect_continue,
+            self.upgrade,
+            self.raw,
+        )
+
+
+def _join(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Return the environ of fields of which some repeat or are dropped (RFC 9110, 5.3)."""
+    environ: dict[str, str] = {}
+    for key, value in pairs:
+        if key not in environ:
+            environ[key] = value
+        elif key in _ONCE:
+            raise BadRequest(400, "Host, Content-Length or Transfer-Encoding is there twice")
+        elif key:
+            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
+    environ.pop(DROPPED[0], None)
+    return environ
+
+
+def parse_head(raw: bytes, limits: Limits) -> Head:
+    """Parse one whole head that ends with CRLF CRLF; raise BadRequest.
+
+    Of the limits only the number of fields is looked at; the sizes are the reader's.
+    """
+    first, *lines, _, _ = raw.split(CRLF)
+    method, target, path, query, version, host = REQUEST_LINES[first]
+    if len(lines) > limits.fields:
+        raise BadRequest(431, "there are too many fields")
+    pairs = list(map(FIELD_LINES.__getitem__, lines))
+    environ = dict(pairs)
+    if len(environ) != len(pairs) or DROPPED[0] in environ:
+        environ = _join(pairs)
+
+    modern = version == "HTTP/1.1"
+    sent_host = environ.get("HTTP_HOST")
+    if sent_host is None and modern:
+        raise BadRequest(400, "HTTP/1.1 needs a Host field")
+    if host:
+        environ["HTTP_HOST"] = host
+    else:
+        host = sent_host or ""
+
+    chunked = environ.pop("HTTP_TRANSFER_ENCODING", None) is not None
+    sent_length = environ.get("CONTENT_LENGTH")
+    if chunked and not modern:
+        raise BadRequest(400, "HTTP/1.0 has no Transfer-Encoding")
+    if chunked and sent_length is not None:
+        raise BadRequest(400, "Content-Length and Transfer-Encoding exclude each other")
+    length = int(sent_length) if sent_length else 0
+
+    keep_alive = modern
+    upgrade = False
+    connection = environ.get("HTTP_CONNECTION")
+    if connection is not None:
+        options = CONNECTION_OPTIONS[connection]
+        keep_alive = "close" not in options and (modern or "keep-alive" in options)
+        upgrade = modern and "upgrade" in options and "HTTP_UPGRADE" in environ
+    expects = modern and "HTTP_EXPECT" in environ and (chunked or length > 0)
+    return Head(
+        method,
+        target,
+        path,
+        query,
+        version,
+        host,
+        environ,
+        length,
+        chunked,
+        keep_alive,
+        expects,
+        upgrade,
+        raw,
+    )
+
+
+class HeadReader:
+    """Takes the heads of one connection off its buffer, cut anywhere.
+
+    A BadRequest is final: nothing that follows it can be trusted, so there is nothing to read.
+    """
+
+    __slots__ = (
+        "_environ",
+        "_fields",
+        "_last",
+        "_limits",
+        "_scanned",
+        "_skipped",
+        "_small",
+        "_start",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._small = min(limits.line, limits.field, limits.head)
+        self._last: Head | None = None
+        self._environ: dict[str, str] = {}  # of the last head, before its user changed anything
+        self._forget_progress()
+
+    def _forget_progress(self) -> None:
+        self._start = 0  # where the first line begins that is not checked yet
+        self._scanned = 0  # how far the buffer was searched
+        self._fields = 0
+        self._skipped = False
+
+    def read(self, buffer: bytearray) -> Head | None:
+        """Take one head off the buffer; None means: more bytes are needed. Raise BadRequest.
+
+        Between two calls the buffer may only grow at its end. The verdict does not depend on
+        where the bytes were cut: what is wrong first, in the order sent, is what is said, and it
+        is said as soon as it is certain.
+        """
+        last = self._last
+        if last is not None and buffer.startswith(last.raw):
+            if self._scanned or self._skipped:
+                self._forget_progress()
+            del buffer[: len(last.raw)]
+            return last.again(self._environ.copy())
+        if buffer.startswith(b"\r") and not self._skip_empty_line(buffer):
+            return None
+        end = buffer.find(_END, max(self._scanned - 3, 0))
+        if end < 0:
+            self._check_lines(buffer)
+            return None
+        size = end + len(_END)
+        if size > self._small:
+            self._check_lines(buffer)
+        raw = bytes(buffer) if size == len(buffer) else bytes(buffer[:size])
+        try:
+            head = parse_head(raw, self._limits)
+        except BadRequest:
+            self._check_lines(buffer)
+            raise
+        del buffer[:size]
+        if self._scanned or self._skipped:
+            self._forget_progress()
+        if head.keep_alive and size <= _REMEMBERED:
+            self._last = head
+            self._environ = head.environ.copy()
+        else:
+            self._last = None
+        return head
+
+    def _skip_empty_line(self, buffer: bytearray) -> bool:
+        """Skip the one CRLF that may stand before a request (RFC 9112, 2.2); False: undecided."""
+        if len(buffer) == 1 and not self._skipped:
+            return False
+        if self._skipped or not buffer.startswith(CRLF):
+            raise BadRequest(400, "the request does not begin with a method")
+        self._skipped = True
+        del buffer[: len(CRLF)]
+        return not buffer.startswith(b"\r") or self._skip_empty_line(buffer)
+
+    def _check_lines(self, buffer: bytearray) -> None:
+        """Check, in the order sent, what no call before has: whole lines and the begun one."""
+        while True:
+            end = buffer.find(CRLF, max(self._start, self._scanned - 1))
+            self._check_line(buffer, end)
+            self._scanned = len(buffer) if end < 0 else end
+            if end < 0 or end == self._start:
+                return
+            self._start = end + len(CRLF)
+
+    def _check_line(self, buffer: bytearray, end: int) -> None:
+        """Check the line from `_start` to `end`; -1: it is still incomplete."""
+        start, limits = self._start, self._limits
+        first = start == 0
+        length = (len(buffer) if end < 0 else end) - start
+        if end < 0 and buffer.endswith(b"\r"):
+            length -= 1
+        if length and not first and self._fields >= limits.fields:
+            raise BadRequest(431, "there are too many fields")
+
+        # Bytes past the limit have no say, or the verdict would depend on how many have come.
+        room = min(limits.line if first else limits.field, limits.head - start - len(CRLF))
+        stop = start + max(min(length, room), 0)
+        if first and stop > start and not _METHOD_START.match(buffer, start, stop):
+            if _METHOD_TOO_LONG.match(buffer, start, stop):
+                raise BadRequest(501, "no method has a name that long")
+            raise BadRequest(400, "the request does not begin with a method")
+        if _FORBIDDEN.search(buffer, max(start, self._scanned - 1), stop):
+            raise BadRequest(400, "there is a control character in the head")
+        if length > room:
+            raise BadRequest(414 if first else 431, "the head is too large")
+
+        if length and end >= 0:
+            line = bytes(buffer[start:end])
+            if first:
+                REQUEST_LINES[line]
+            else:
+                FIELD_LINES[line]
+                self._fields += 1

@@ -1,0 +1,139 @@
+"""The only door to processes: fork, kill, wait, exec, their titles and their parents."""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from prefork_sd import signals
+from prefork_sd.errors import ExitCode
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child ended, or that it was stopped or continued: waitid(2)."""
+
+    pid: int
+    status: int = 0
+    signal: int = 0
+    core: bool = False
+    stopped: bool = False
+    continued: bool = False
+
+    def __str__(self) -> str:
+        if self.stopped:
+            return f"stopped by {signal_name(self.signal)}"
+        if self.signal:
+            return f"killed by {signal_name(self.signal)}" + (" (core dumped)" if self.core else "")
+        return f"exited with status {self.status}"
+
+
+def signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"
+
+
+class Processes:
+    """Children of this process. A test may put a fake in its place."""
+
+    def fork(self, run: Callable[[], int]) -> int:
+        """Fork; the child calls `run` and exits with what it returns. Return the child's pid.
+
+        The child starts with default signal dispositions, in a process group of its own, and never
+        returns into its parent's frames.
+        """
+        with signals.blocked():
+            pid = os.fork()
+            if pid == 0:
+                _be_child(run)
+        return pid
+
+    def kill(self, pid: int, signum: int, *, group: bool = False) -> None:
+        """Send a signal to a child, or to its whole process group. A gone one is no error."""
+        with suppress(ProcessLookupError):  # its SIGCHLD is on the way
+            if group:
+                os.killpg(pid, signum)
+            else:
+                os.kill(pid, signum)
+
+    def reap(self) -> Iterator[Exit]:
+        """Every child that ended or stopped since the last call; never waits."""
+        flags = os.WEXITED | os.WSTOPPED | os.WCONTINUED | os.WNOHANG
+        while True:
+            try:
+                result = os.waitid(os.P_ALL, 0, flags)
+            except ChildProcessError:
+                return
+            if result is None:
+                return
+            pid, status = result.si_pid, result.si_status
+            match result.si_code:
+                case os.CLD_EXITED:
+                    yield Exit(pid, status=status)
+                case os.CLD_KILLED | os.CLD_DUMPED as code:
+                    yield Exit(pid, signal=status, core=code == os.CLD_DUMPED)
+                case os.CLD_CONTINUED:
+                    yield Exit(pid, signal=status, continued=True)
+                case _:
+                    yield Exit(pid, signal=status, stopped=True)
+
+    def replace(self, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+        """Become another program with the same pid: execve(2)."""
+        os.execve(argv[0], list(argv), dict(environ))
+
+
+def _be_child(run: Callable[[], int]) -> NoReturn:
+    code: int = ExitCode.WORKER_BOOT_ERROR
+    try:
+        with suppress(PermissionError):
+            os.setpgid(0, 0)
+        signals.forget()
+        code = run()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:  # noqa: BLE001 (nothing may pass into the parent's frames)
+        code = getattr(error, "exit_code", code)
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)
+
+
+def die_with_parent(parent: int, signum: int) -> None:
+    """Have the kernel send us `signum` when the parent goes; at once if it has gone already."""
+    _prctl(PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans of our descendants."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), "prctl")
+
+
+def set_title(title: str) -> None:
+    """Set what ps(1) shows of this process, where the package for it is there."""
+    try:
+        from setproctitle import setproctitle
+    except ImportError:  # in an app's own virtual environment
+        return
+    setproctitle(title)

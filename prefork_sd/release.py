@@ -1,0 +1,75 @@
+"""One generation: its configuration, hooks and way to serve, as they were on disk when it began."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prefork_sd.config import Config
+from prefork_sd.errors import AppImportError, ConfigError, Problem
+from prefork_sd.guarded import guarded
+from prefork_sd.hooks import Hooks
+from prefork_sd.imports import import_object
+from prefork_sd.loader import Application, auto_workers, load_hooks
+from prefork_sd.workers.base import Worker
+
+WORKER_CLASSES = {
+    "sync": "prefork_sd.workers.sync.SyncWorker",
+    "threads": "prefork_sd.workers.threads.ThreadsWorker",
+}
+
+# what only a restart of the service, or of its socket, can change
+SOCKET_SETTINGS = ("bind", "backlog", "socket_mode", "socket_user", "socket_group")
+SERVICE_SETTINGS = ("user", "group", "pidfile", "control", "watchdog", "proc_name", "unit")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Everything that the workers of one generation are made of."""
+
+    app: Application
+    hooks: Hooks
+    worker_class: type[Worker]
+
+    @property
+    def cfg(self) -> Config:
+        return self.app.cfg
+
+    @property
+    def workers(self) -> int:
+        return self.cfg.workers or auto_workers()
+
+    @classmethod
+    def of(cls, app: Application, log: logging.Logger) -> "Release":
+        """Read the hooks and find the way to serve. Raises ConfigError."""
+        hooks = guarded(load_hooks(app.cfg), log)
+        return cls(app, hooks, worker_class(app.cfg))
+
+
+def worker_class(cfg: Config) -> type[Worker]:
+    """The class that `worker_class` names. Raises ConfigError."""
+    name = cfg.worker_class
+    if name == "auto":
+        name = "threads" if cfg.threads > 1 else "sync"
+    try:
+        found = import_object(WORKER_CLASSES.get(name, name))
+    except AppImportError as error:
+        raise ConfigError(Problem(str(error), "worker_class")) from error
+    if not (isinstance(found, type) and issubclass(found, Worker)):
+        raise ConfigError(Problem(f"{name} is not a class of workers", "worker_class"))
+    return found
+
+
+def left_behind(old: Config, new: Config, name: str) -> Iterator[str]:
+    """Yield a sentence for what a reload cannot change though the file says it, with the way."""
+    changed = [key for key in SOCKET_SETTINGS if getattr(old, key) != getattr(new, key)]
+    if changed:
+        yield (
+            f"a reload cannot change {', '.join(changed)}; this does: "
+            f"systemctl daemon-reload && systemctl restart {name}.socket"
+        )
+    changed = [key for key in SERVICE_SETTINGS if getattr(old, key) != getattr(new, key)]
+    if changed:
+        yield (
+            f"a reload cannot change {', '.join(changed)}; this does: "
+            f"systemctl daemon-reload && systemctl restart {name}"
+        )

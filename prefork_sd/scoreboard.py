@@ -1,0 +1,200 @@
+"""Shared memory between the arbiter and its workers: one slot a worker, and its last words.
+
+The scoreboard is a memfd(2) so that it can outlive an exec. A worker writes only into its own
+slot; the arbiter only reads, but for handing a slot out. Every cell is naturally aligned and
+written by one process, so nothing needs a lock. (A reader on a 32-bit machine could see half of
+an 8-byte store; the two cells that decide over life and death are 4 bytes for that reason.)
+
+A slot is `LANES` + 1 records of 256 bytes: the worker's own, then one for each request it may
+have in hand at the same time.
+"""
+
+import mmap
+import os
+from dataclasses import dataclass
+
+RECORD = 256
+LANES = 256
+SLOT = RECORD * (LANES + 1)
+SLOTS = 2048
+HEADER = 4096
+LINE = RECORD - 16  # of a request line that fits into its lane
+TICK = 16  # ticks a second: 4 bytes of them last for 8 years of uptime
+
+# 4-byte cells of a worker's record, and the 8-byte ones after them
+FLAGS, PROMISE, PID, GENERATION, AGE, BUSY, CONNECTIONS = range(7)
+REQUESTS, ERRORS, SENT = 8, 9, 10
+
+BOOTED, DRAINING, TIRED, HUNG = 1, 2, 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """A request that a worker has in hand. `since` is monotonic seconds."""
+
+    line: str
+    since: float
+
+    @property
+    def method(self) -> str:
+        return self.line.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        """The request target without its query: what may be put on record."""
+        return [*self.line.split(" "), ""][1].partition("?")[0]
+
+
+class Scoreboard:
+    """All slots. `fd` is the memfd behind them, close-on-exec."""
+
+    def __init__(self, fd: int = -1) -> None:
+        size = HEADER + SLOTS * SLOT
+        if fd < 0:
+            fd = os.memfd_create("prefork-sd-scoreboard", os.MFD_CLOEXEC)
+            os.ftruncate(fd, size)
+        elif os.fstat(fd).st_size != size:
+            raise ValueError("not a scoreboard of this version")
+        self.fd = fd
+        self.memory = mmap.mmap(fd, size)
+        self._free = list(range(SLOTS - 1, -1, -1))
+
+    def take(self) -> "Slot":
+        """Hand out an empty slot, or raise OverflowError when none is left."""
+        if not self._free:
+            raise OverflowError(f"no more than {SLOTS} workers at a time")
+        slot = Slot(self.memory, self._free.pop())
+        slot.clear()
+        return slot
+
+    def give_back(self, slot: "Slot") -> None:
+        self._free.append(slot.index)
+
+
+class Slot:
+    """One worker's part of the scoreboard."""
+
+    __slots__ = ("_base", "_half", "_long", "_memory", "_real", "index")
+
+    def __init__(self, memory: mmap.mmap, index: int) -> None:
+        self.index = index
+        self._base = HEADER + index * SLOT
+        self._memory = memory
+        view = memoryview(memory)[self._base : self._base + SLOT]
+        self._half, self._long, self._real = view.cast("I"), view.cast("Q"), view.cast("d")
+
+    def clear(self) -> None:
+        """Forget who had it before. Lanes that were never used stay without memory."""
+        self._memory[self._base : self._base + RECORD] = bytes(RECORD)
+        for lane in range(LANES):
+            if self._real[RECORD * (lane + 1) // 8]:
+                self.end(lane)
+
+    # ---- the worker's side
+
+    def introduce(self, pid: int, generation: int, age: int) -> None:
+        self._half[PID], self._half[GENERATION], self._half[AGE] = pid, generation, age
+
+    def promise(self, deadline: float) -> None:
+        """Say by when (monotonic seconds) this worker will be heard again; inf: never late."""
+        self._half[PROMISE] = min(int(deadline * TICK) + 1, 0xFFFFFFFF) if deadline < 2**28 else 0
+
+    def raise_flag(self, flag: int) -> None:
+        self._half[FLAGS] |= flag
+
+    def begin(self, lane: int, line: bytes, now: float) -> None:
+        """Note that the request with that first line is in hand."""
+        at = RECORD * (lane + 1)
+        length = len(line)
+        if length > LINE:
+            length = LINE
+        self._real[at // 8] = now
+        self._half[at // 4 + 2] = length
+        start = self._base + at + 16
+        self._memory[start : start + length] = line[:length]
+
+    def end(self, lane: int) -> None:
+        """Note that nothing is in hand there any more."""
+        self._real[RECORD * (lane + 1) // 8] = 0.0
+
+    def count(self, requests: int, errors: int, sent: int) -> None:
+        """Publish the worker's counters: requests, responses with 5xx, bytes sent."""
+        self._long[REQUESTS], self._long[ERRORS], self._long[SENT] = requests, errors, sent
+
+    def busy(self, lanes: int, connections: int) -> None:
+        self._half[BUSY], self._half[CONNECTIONS] = lanes, connections
+
+    # ---- the arbiter's side
+
+    @property
+    def pid(self) -> int:
+        return self._half[PID]
+
+    @property
+    def generation(self) -> int:
+        return self._half[GENERATION]
+
+    @property
+    def age(self) -> int:
+        return self._half[AGE]
+
+    @property
+    def booted(self) -> bool:
+        return bool(self._half[FLAGS] & BOOTED)
+
+    @property
+    def draining(self) -> bool:
+        return bool(self._half[FLAGS] & DRAINING)
+
+    @property
+    def tired(self) -> bool:
+        return bool(self._half[FLAGS] & TIRED)
+
+    @property
+    def hung(self) -> bool:
+        return bool(self._half[FLAGS] & HUNG)
+
+    @property
+    def deadline(self) -> float:
+        """By when the worker promised to be heard again (monotonic seconds); inf: no promise."""
+        ticks = self._half[PROMISE]
+        return ticks / TICK if ticks else float("inf")
+
+    @property
+    def counters(self) -> tuple[int, int, int]:
+        """Requests, responses with 5xx, bytes sent."""
+        return self._long[REQUESTS], self._long[ERRORS], self._long[SENT]
+
+    @property
+    def connections(self) -> int:
+        return self._half[CONNECTIONS]
+
+    def in_hand(self) -> list[InHand]:
+        """The requests in hand, the oldest first."""
+        found = []
+        for lane in range(1, LANES + 1):
+            since = self._real[RECORD * lane // 8]
+            if since:
+                length = min(self._half[RECORD * lane // 4 + 2], LINE)
+                start = self._base + RECORD * lane + 16
+                line = self._memory[start : start + length].partition(b"\r\n")[0].decode("latin-1")
+                found.append(InHand(line, since))
+        return sorted(found, key=lambda request: request.since)
+
+
+class LastWords:
+    """What a worker leaves behind: a memfd that even stuck C code can write a stack to."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self.fd = os.memfd_create("prefork-sd-last-words", os.MFD_CLOEXEC) if fd < 0 else fd
+
+    def write(self, text: str) -> None:
+        os.write(self.fd, text.encode("utf-8", "backslashreplace"))
+
+    def read(self, most: int = 32768) -> str:
+        """The text so far; of a longer one, its end."""
+        size = os.fstat(self.fd).st_size
+        return os.pread(self.fd, most, max(0, size - most)).decode("utf-8", "replace").strip()
+
+    def close(self) -> None:
+        os.close(self.fd)

@@ -1,0 +1,217 @@
+"""What every worker is: a process with a slot on the scoreboard that drains when it is told to."""
+
+import faulthandler
+import grp
+import logging
+import os
+import pwd
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from signal import Signals
+from types import FrameType
+from typing import Any
+
+from prefork_sd import journal, process
+from prefork_sd.config import Config
+from prefork_sd.errors import AppImportError, ExitCode, PreforkError
+from prefork_sd.hooks import Hooks
+from prefork_sd.listeners import Listener
+from prefork_sd.loader import Application
+from prefork_sd.scoreboard import BOOTED, DRAINING, TIRED, LastWords, Slot
+from prefork_sd.signals import SignalQueue
+
+# what systemd told the arbiter, and nobody else
+PRIVATE = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS",
+           "LISTEN_FDNAMES", "LISTEN_PIDFDID", "FDSTORE")  # fmt: skip
+
+MEANT_FOR_THE_ARBITER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+
+
+class Worker:
+    """One worker process. Made by the arbiter before the fork; everything else happens after it.
+
+    A way to serve overrides `run`, which serves until `alive` is false and what was accepted is
+    answered, calling `notify` before each thing that may take long.
+    """
+
+    def __init__(
+        self,
+        age: int,
+        ppid: int,
+        sockets: Sequence[Listener],
+        app: Application,
+        timeout: float,
+        cfg: Config,
+        log: logging.Logger,
+    ) -> None:
+        self.age = age
+        self.ppid = ppid
+        self.pid = 0
+        self.sockets = list(sockets)
+        self.app = app
+        self.timeout = timeout
+        self.cfg = cfg
+        self.log = log
+        self.alive = True
+        self.generation = 1
+        self.hooks = Hooks()
+        self.server: Any = None  # the arbiter, for the hooks that want it
+        self.proc_name = cfg.proc_name or app.name
+        self.tmp: Slot  # the slot on the scoreboard, given before the fork
+        self.words: LastWords
+        self.wake_fd = -1  # a byte in it makes the arbiter look at the scoreboard
+        self.wsgi: Any = None
+        self.signals: SignalQueue
+        self.mourned = False  # its evidence is on record
+        self.requests = 0
+        self.max_requests = 0
+
+    def __str__(self) -> str:
+        return f"worker {self.pid} (generation {self.generation})"
+
+    @property
+    def booted(self) -> bool:
+        return self.tmp.booted
+
+    # ---- boot
+
+    def init_process(self) -> int:
+        """Boot and serve, in the child; return the exit status."""
+        self.pid = os.getpid()
+        self.tmp.introduce(self.pid, self.generation, self.age)
+        for name in PRIVATE:
+            os.environ.pop(name, None)
+        self.init_signals()
+        process.die_with_parent(self.ppid, signal.SIGTERM)
+        process.set_title(f"prefork-sd: worker [{self.proc_name}]")
+        try:
+            self.hooks.post_fork(self.server, self)
+            self.become_user()
+            self.load()
+            self.hooks.post_worker_init(self)
+        except AppImportError as error:
+            return self.fail_to_boot(f"{error}\n{error.details}", error.exit_code)
+        except PreforkError as error:
+            return self.fail_to_boot(str(error), error.exit_code)
+        except SystemExit as error:
+            text = f"the code called sys.exit({error.code!r}) while the worker was booting"
+            return self.fail_to_boot(text, ExitCode.WORKER_BOOT_ERROR)
+        except BaseException as error:  # noqa: BLE001 (anything may come out of app code)
+            text = "".join(traceback.format_exception(error))
+            summary = f"{type(error).__name__}: {error}"
+            return self.fail_to_boot(f"{summary}\n{text}", ExitCode.WORKER_BOOT_ERROR)
+        self.tmp.raise_flag(BOOTED)
+        self.wake_arbiter()
+        try:
+            self.run()
+        finally:
+            self.leave()
+        return ExitCode.CLEAN
+
+    def load(self) -> None:
+        """Get the app: into `self.wsgi`."""
+        self.app.prepare()
+        self.wsgi = self.app.wsgi()
+
+    def become_user(self) -> None:
+        """Take on the user and group of the configuration, unless we are them already."""
+        name = self.cfg.user
+        if not name:
+            return
+        try:
+            entry = pwd.getpwnam(name)
+            gid = grp.getgrnam(self.cfg.group).gr_gid if self.cfg.group else entry.pw_gid
+        except KeyError as error:
+            raise PreforkError(f"user/group: {error.args[0]}") from None
+        if os.geteuid() == entry.pw_uid and os.getegid() == gid:
+            return
+        try:
+            os.initgroups(name, gid)
+            os.setgid(gid)
+            os.setuid(entry.pw_uid)
+        except PermissionError:
+            raise PreforkError(f"cannot become user {name}: only root may change users") from None
+        process.die_with_parent(self.ppid, signal.SIGTERM)  # a change of user clears it
+
+    def fail_to_boot(self, text: str, status: int) -> int:
+        """Leave the reason for the arbiter, which puts it on record."""
+        self.words.write(text)
+        return status
+
+    # ---- signals
+
+    def init_signals(self) -> None:
+        """TERM drains, INT and QUIT leave at once, ABRT leaves its stacks behind and dies."""
+        self.signals = SignalQueue()
+        self.signals.install(())
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        signal.signal(signal.SIGINT, self.handle_quit)
+        signal.signal(signal.SIGQUIT, self.handle_quit)
+        signal.signal(signal.SIGABRT, self.handle_abort)
+        for signum in MEANT_FOR_THE_ARBITER:
+            signal.signal(signum, self.handle_nothing)
+        signal.siginterrupt(signal.SIGTERM, False)
+        # writes the stacks from C, then hands over to handle_abort if Python still runs
+        faulthandler.enable(file=self.words.fd, all_threads=True)
+
+    def handle_nothing(self, signum: int, frame: FrameType | None) -> None:
+        """Not SIG_IGN, which the programs that an app starts would inherit."""
+
+    def handle_exit(self, signum: int, frame: FrameType | None) -> None:
+        if not self.booted:
+            os._exit(ExitCode.CLEAN)
+        self.alive = False
+
+    def handle_quit(self, signum: int, frame: FrameType | None) -> None:
+        self.alive = False
+        self.hooks.worker_int(self)
+        self.leave()
+        os._exit(ExitCode.CLEAN)
+
+    def handle_abort(self, signum: int, frame: FrameType | None) -> None:
+        self.alive = False
+        self.hooks.worker_abort(self)
+        os._exit(128 + Signals.SIGABRT)
+
+    # ---- service
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def notify(self, deadline: float) -> None:
+        """The heartbeat: promise to be heard again by then (monotonic seconds)."""
+        self.tmp.promise(deadline)
+
+    def drain(self) -> None:
+        """Let the arbiter know that this worker accepts nothing more."""
+        self.tmp.raise_flag(DRAINING)
+        self.wake_arbiter()
+
+    def tire(self) -> None:
+        """Ask for a successor, and serve on until it is there."""
+        self.tmp.raise_flag(TIRED)
+        self.wake_arbiter()
+
+    def wake_arbiter(self) -> None:
+        with suppress(OSError):  # full: it is awake; broken: it is gone
+            os.write(self.wake_fd, b".")
+
+    def leave(self) -> None:
+        """The last thing in a worker's life."""
+        self.hooks.worker_exit(self.server, self)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+
+    def fields(self, event: "journal.Event | None" = None, **named: object) -> dict[str, object]:
+        """The fields of a log record of this worker."""
+        return journal.fields(
+            event,
+            PREFORK_SD_WORKER_PID=self.pid,
+            PREFORK_SD_WORKER_AGE=self.age,
+            PREFORK_SD_GENERATION=self.generation,
+            **named,
+        )

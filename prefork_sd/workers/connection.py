@@ -1,0 +1,273 @@
+"""One client: its socket, the request it is sending and the response on its way to it."""
+
+import os
+import select
+import socket
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from io import BytesIO
+from math import inf
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+from prefork_sd import http1
+from prefork_sd.wsgi import Environ, FileSlice, Response
+
+RECEIVE = 65536  # bytes taken by one recv(2)
+SLICE = 1 << 20  # bytes sent by one sendfile(2)
+UNWATCHED = -1  # `Connection.events` while epoll does not know it
+
+
+class Phase(Enum):
+    """What the connection waits for."""
+
+    HEAD = "head"  # a request, or the rest of its head
+    BODY = "body"
+    RUNNING = "running"  # the app
+    SENDING = "sending"  # the client, to take what is on its way
+    LINGERING = "lingering"  # the client, to have read our last words: RFC 9112, 9.6
+    CLOSED = "closed"
+
+
+@dataclass(slots=True)
+class Request:
+    """A whole request: its head, and its body as a file."""
+
+    head: http1.Head
+    body: IO[bytes]
+    started: float = 0.0
+    environ: Environ | None = None
+
+
+class Body:
+    """A request's body as it comes in: in memory up to a bound, then in an unlinked file."""
+
+    __slots__ = ("_bound", "_size", "_spooled", "file")
+
+    def __init__(self, bound: int) -> None:
+        self.file: IO[bytes] = BytesIO()
+        self._bound = bound
+        self._size = 0
+        self._spooled = False
+
+    def write(self, data: bytes) -> None:
+        """Take more of it. Raises OSError when the disk is full."""
+        self._size += len(data)
+        if self._size > self._bound and not self._spooled:
+            memory, self.file = self.file, TemporaryFile()  # noqa: SIM115 (closed with its request)
+            self.file.write(memory.getbuffer())  # type: ignore[attr-defined]
+            self._spooled = True
+        self.file.write(data)
+
+
+class Connection:
+    """The protocol's state for one client. It knows its socket, but neither epoll nor the app."""
+
+    __slots__ = (
+        "_body",
+        "_body_buffer",
+        "_limits",
+        "_reader",
+        "_send_timeout",
+        "_spool",
+        "base",
+        "buffer",
+        "deadline",
+        "ended",
+        "events",
+        "fd",
+        "filed",
+        "head",
+        "idle",
+        "phase",
+        "remote",
+        "request",
+        "response",
+        "served",
+        "sock",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        base: Environ,
+        limits: http1.Limits,
+        *,
+        body_buffer: int,
+        send_timeout: float,
+    ) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.base = base
+        self.remote: str = base["REMOTE_ADDR"]
+        self.phase = Phase.HEAD
+        self.buffer = bytearray()
+        self.head: http1.Head | None = None
+        self.request: Request | None = None
+        self.response: Response | None = None
+        self.served = 0
+        self.idle = False  # between two requests
+        self.ended = False  # the client will send nothing more
+        self.events = UNWATCHED  # what epoll watches for us
+        self.deadline = inf
+        self.filed = 0
+        self._limits = limits
+        self._body_buffer = body_buffer
+        self._send_timeout = send_timeout
+        self._reader = http1.HeadReader(limits)
+        self._body: http1.FixedBody | http1.ChunkedBody | None = None
+        self._spool: Body | None = None
+
+    def receive(self) -> bool:
+        """Take what has come; False if nothing had. Raises OSError when the client is gone."""
+        try:
+            data = self.sock.recv(RECEIVE)
+        except BlockingIOError:
+            return False
+        if data:
+            self.buffer += data
+        else:
+            self.ended = True
+        return True
+
+    def next_request(self) -> Request | None:
+        """Take a whole request off the buffer; None: more bytes are needed.
+
+        Raises `http1.BadRequest`, after which the connection can only be closed, and OSError if the
+        body found no room on the disk.
+        """
+        head = self.head
+        if head is None:
+            if not self.buffer:
+                return None
+            head = self._reader.read(self.buffer)
+            if head is None:
+                return None
+            self._body = http1.body_reader(head, self._limits)
+            if self._body is None:
+                return Request(head, BytesIO())
+            self.head = head
+            self.phase = Phase.BODY
+            self._spool = Body(self._body_buffer)
+            if head.expect_continue and not self.buffer:
+                self.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body, spool = self._body, self._spool
+        assert body is not None and spool is not None  # noqa: PT018
+        if data := body.read(self.buffer):
+            spool.write(data)
+        if not body.done:
+            return None
+        self.head = self._body = self._spool = None
+        self.phase = Phase.HEAD
+        spool.file.seek(0)
+        return Request(head, spool.file)
+
+    def send(self) -> bool:
+        """Send what is on its way; True if nothing of it is left. Raises OSError: client gone."""
+        response = self.response
+        if response is None:
+            return True
+        out = response.out
+        while out:
+            first = out[0]
+            if isinstance(first, FileSlice):
+                if not self._send_file(first):
+                    return False
+                out.popleft()
+                continue
+            data = first if len(out) == 1 else _joined(out)
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                return False
+            response.started = True
+            response.pending -= sent
+            if sent < len(data):
+                out[0] = data[sent:]
+                return False
+            out.popleft()
+        return True
+
+    def flush(self) -> bool:
+        """Send what can be sent without waiting; False: the client is gone."""
+        try:
+            self.send()
+        except OSError:
+            return False
+        return True
+
+    def wait(self) -> bool:
+        """Wait until everything is sent, each step for `send_timeout` at most; False: gone."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        try:
+            while not self.send():
+                if not poll.poll(self._send_timeout * 1000):
+                    return False
+        except OSError:
+            return False
+        return True
+
+    def _send_file(self, part: FileSlice) -> bool:
+        """Send from a file; True when it is all sent."""
+        while part.left > 0:
+            try:
+                sent = os.sendfile(self.fd, part.fd, part.offset, min(part.left, SLICE))
+            except BlockingIOError:
+                return False
+            if sent == 0:
+                raise ConnectionAbortedError("the file shrank while it was being sent")
+            part.offset += sent
+            part.left -= sent
+        return True
+
+    def refuse(self, answer: bytes) -> None:
+        """Send a last, whole answer as far as the socket takes it, and say that no more follows."""
+        try:
+            self.sock.send(answer)
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.ended = True
+
+    def discard(self) -> bool:
+        """While lingering: throw away what still comes; True when the client has finished."""
+        try:
+            return not self.sock.recv(RECEIVE)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        self.phase = Phase.CLOSED
+        self.sock.close()
+
+    def abort(self) -> None:
+        """Close so that the client cannot take the response for a whole one: with a reset."""
+        option = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # linger for 0 seconds
+        with suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        self.close()
+
+
+def limits_of(cfg: Any) -> http1.Limits:
+    """The limits of the grammar, from the settings."""
+    return http1.Limits(
+        line=cfg.limit_request_line,
+        fields=cfg.limit_request_fields,
+        field=cfg.limit_request_field_size,
+        head=cfg.limit_request_head,
+        body=cfg.limit_request_body,
+    )
+
+
+def _joined(out: "deque[bytes | FileSlice]") -> bytes:
+    """Make one piece of the bytes at the head of the queue, so that one call sends them."""
+    pieces = []
+    while out and isinstance(out[0], bytes):
+        pieces.append(out.popleft())
+    data = b"".join(pieces)  # type: ignore[arg-type]
+    out.appendleft(data)
+    return data

@@ -1,0 +1,404 @@
+"""The loop of an HTTP worker: one epoll, whole requests in, buffered responses out.
+
+The loop owns every wait on a client; `execute` and `produce`, which a way to serve provides, own
+the waits on the app.
+"""
+
+import errno
+import logging
+import random
+import select
+import time
+from math import inf
+from typing import Any
+
+from prefork_sd import http1, wsgi
+from prefork_sd.journal import Event
+from prefork_sd.listeners import Listener
+from prefork_sd.workers.base import Worker
+from prefork_sd.workers.connection import UNWATCHED, Connection, Phase, Request, limits_of
+from prefork_sd.workers.timers import Timers
+
+LINGER = 1.0  # seconds that an idle client may still send something after a drain has begun
+LAST_WORDS = 2.0  # seconds for a refused client to read why
+PAUSE = 0.5  # seconds without accepting when no file descriptor is to be had
+FOREVER = 1e8  # seconds, for a limit that is off
+IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+GONE = select.EPOLLHUP | select.EPOLLERR
+
+
+class LoopWorker(Worker):
+    """Accepts, reads, writes and times out; what runs the app is left open."""
+
+    multithread = False
+
+    def run(self) -> None:
+        self.prepare()
+        while self.turn():
+            pass
+        self.finish()
+
+    def prepare(self) -> None:
+        """Set up what the loop needs."""
+        cfg = self.cfg
+        self.limits = limits_of(cfg)
+        self.timers = Timers()
+        self.connections: dict[int, Connection] = {}
+        self.listening: dict[int, Listener] = {}
+        self.accepting = False
+        self.draining = False
+        self.accept_again = inf
+        self.errors = 0
+        self.sent = 0
+        self.head_timeout = cfg.head_timeout or FOREVER
+        self.body_timeout = cfg.body_timeout or FOREVER
+        self.send_timeout = cfg.send_timeout or FOREVER
+        if cfg.max_requests:
+            self.max_requests = cfg.max_requests + random.randint(0, cfg.max_requests_jitter)
+        self.access = {"off": 0, "errors": 1, "all": 2}[cfg.access_log]
+        self.slow = cfg.slow_request or inf
+        self.allowance = self.timeout or inf  # seconds that the app may be silent
+        self.beat = min(IDLE_BEAT, self.allowance)
+        self.poll = select.epoll()
+        self.poll.register(self.signals.fileno(), READ)
+        self.start_accepting()
+
+    def turn(self) -> bool:
+        """Wait for something and deal with it; False when everything is done after a drain."""
+        now = time.monotonic()
+        wait = min(self.next_event(), now + self.beat) - now
+        self.tmp.promise(now + self.beat + self.allowance)
+        events = self.poll.poll(max(wait, 0.0))
+        self.tmp.promise(time.monotonic() + self.allowance)
+        for fd, event in events:
+            if connection := self.connections.get(fd):
+                self.on_connection(connection, event)
+            elif listener := self.listening.get(fd):
+                if self.alive:
+                    self.accept(listener)
+            elif fd == self.signals.fileno():
+                self.on_wake()
+        self.expire()
+        if not self.alive:
+            if not self.draining:
+                self.begin_drain()
+            return bool(self.connections)
+        return True
+
+    def next_event(self) -> float:
+        """When something has to be done though nothing was heard (monotonic seconds)."""
+        return min(self.timers.next(), self.accept_again)
+
+    def finish(self) -> None:
+        """After the last turn."""
+        self.poll.close()
+
+    def on_wake(self) -> None:
+        """A signal came, or a thread of ours has news."""
+        for _ in self.signals.take():
+            pass
+
+    # ---- accept
+
+    def start_accepting(self) -> None:
+        """Wait for new connections: of all the workers that do, the kernel wakes one."""
+        self.accepting, self.accept_again = True, inf
+        for listener in self.sockets:
+            self.listening[listener.sock.fileno()] = listener
+            self.poll.register(listener.sock.fileno(), READ | select.EPOLLEXCLUSIVE)
+
+    def stop_accepting(self) -> None:
+        if self.accepting:
+            self.accepting = False
+            for fd in self.listening:
+                self.poll.unregister(fd)
+            self.listening.clear()
+
+    def accept(self, listener: Listener) -> None:
+        """Take one connection; its request has often come with it."""
+        try:
+            sock, address = listener.sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            self.log.error("cannot accept a connection: %s", error, extra=self.fields())
+            self.stop_accepting()
+            self.accept_again = time.monotonic() + PAUSE
+            return
+        sock.setblocking(False)
+        base = self.environ_of(listener, address)
+        connection = Connection(
+            sock,
+            base,
+            self.limits,
+            body_buffer=self.cfg.body_buffer,
+            send_timeout=self.send_timeout,
+        )
+        self.connections[connection.fd] = connection
+        if len(self.connections) >= self.cfg.worker_connections:
+            self.stop_accepting()
+        self.timers.set(connection, time.monotonic() + self.head_timeout)
+        self.on_data(connection)
+
+    def environ_of(self, listener: Listener, address: Any) -> wsgi.Environ:
+        host, port = (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
+        return wsgi.base_environ(
+            server_name=listener.server_name,
+            server_port=listener.server_port,
+            remote_addr=host,
+            remote_port=port,
+            scheme="http",
+            multithread=self.multithread,
+            multiprocess=True,
+        )
+
+    # ---- one connection
+
+    def on_connection(self, connection: Connection, event: int) -> None:
+        """Something happened on a client's socket."""
+        phase = connection.phase
+        if phase is Phase.HEAD or phase is Phase.BODY:
+            self.on_data(connection)
+        elif phase is Phase.SENDING:
+            if event & GONE:
+                self.drop(connection)
+            elif event & WRITE:
+                self.advance(connection)
+                if connection.phase is Phase.HEAD:
+                    self.serve(connection)
+            else:
+                self.watch(connection, WRITE)
+        elif phase is Phase.LINGERING:
+            if event & GONE or connection.discard():
+                self.drop(connection)
+        elif event & GONE:  # the app still runs: it will be told when it is done
+            self.unwatch(connection)
+        else:
+            self.watch(connection, 0)
+
+    def watch(self, connection: Connection, events: int) -> None:
+        """Have epoll watch for just that. A hang-up is always reported, until `unwatch`."""
+        before, connection.events = connection.events, events
+        if before == UNWATCHED:
+            self.poll.register(connection.fd, events)
+        elif before != events:
+            self.poll.modify(connection.fd, events)
+
+    def unwatch(self, connection: Connection) -> None:
+        """Have epoll forget it."""
+        if connection.events != UNWATCHED:
+            connection.events = UNWATCHED
+            self.poll.unregister(connection.fd)
+
+    def on_data(self, connection: Connection) -> None:
+        """Read, and serve every request that is there in full."""
+        try:
+            if connection.receive():
+                self.serve(connection)
+            else:
+                self.watch(connection, READ)
+        except OSError:
+            self.drop(connection)
+
+    def serve(self, connection: Connection) -> None:
+        """Serve what is whole in the buffer, in order, then wait for more."""
+        while connection.phase is Phase.HEAD or connection.phase is Phase.BODY:
+            try:
+                request = connection.next_request()
+            except http1.BadRequest as error:
+                self.refuse(connection, error)
+                return
+            except OSError as error:
+                self.log.error("cannot keep a request's body: %s", error, extra=self.fields())
+                self.refuse(connection, http1.BadRequest(503, "no room for the body"))
+                return
+            if request is None:
+                self.await_more(connection)
+                return
+            self.execute(connection, request)
+
+    def await_more(self, connection: Connection) -> None:
+        """The client has to send something: nothing, or the rest of a request."""
+        if connection.ended:
+            self.drop(connection)
+            return
+        now = time.monotonic()
+        if connection.phase is Phase.BODY:
+            self.timers.set(connection, now + self.body_timeout)
+        elif connection.served and not connection.buffer:
+            connection.idle = True
+            self.timers.set(connection, now + (self.cfg.keepalive if self.alive else LINGER))
+        elif connection.idle:  # the first bytes of the next request
+            connection.idle = False
+            self.timers.set(connection, now + self.head_timeout)
+        self.watch(connection, READ)
+
+    def refuse(self, connection: Connection, error: http1.BadRequest) -> None:
+        """Say what was wrong and close; linger so that the answer is not lost to a reset."""
+        self.log.debug("refused a request: %s", error, extra=self.fields(Event.REQUEST))
+        connection.refuse(http1.error_response(error.status, str(error)))
+        self.linger(connection)
+
+    def linger(self, connection: Connection) -> None:
+        connection.phase = Phase.LINGERING
+        self.timers.set(connection, time.monotonic() + LAST_WORDS)
+        if connection.ended:
+            self.drop(connection)
+        else:
+            self.watch(connection, READ)
+
+    def drop(self, connection: Connection) -> None:
+        """The connection is over, whatever was going on."""
+        if connection.request is not None:
+            self.complete(connection)
+        del self.connections[connection.fd]
+        self.timers.forget(connection)
+        connection.close()
+        if not self.accepting and self.alive and self.accept_again == inf:
+            self.start_accepting()
+
+    # ---- requests
+
+    def execute(self, connection: Connection, request: Request) -> None:
+        """Run the app for a request; when it has answered, or some of it, call `advance`."""
+        raise NotImplementedError
+
+    def produce(self, connection: Connection) -> None:
+        """Take more of a response from the app, then call `advance`."""
+        raise NotImplementedError
+
+    def call_app(self, connection: Connection, request: Request, lane: int) -> None:
+        """In the app's slot: call it, and take what it yields at once."""
+        head = request.head
+        now = request.started = time.monotonic()
+        keep_alive = head.keep_alive and self.alive and self.cfg.keepalive > 0
+        room = max(1, self.cfg.response_buffer)
+        response = wsgi.Response(head, connection, keep_alive=keep_alive, room=room)
+        connection.response = response
+        environ = request.environ = wsgi.make_environ(connection.base, head, request.body)
+        connection.request = request
+        self.tmp.begin(lane, head.raw, now)
+        self.hooks.pre_request(self, request)
+        response.begin(self.wsgi, environ)
+        self.tmp.end(lane)
+
+    def advance(self, connection: Connection) -> None:
+        """Send what is there; then have more produced, wait for the client, or finish."""
+        response = connection.response
+        assert response is not None
+        try:
+            flushed = connection.send()
+        except OSError as error:
+            self.log.debug("the client left: %s", error, extra=self.fields())
+            self.drop(connection)
+            return
+        if not flushed or not response.done:
+            connection.phase = Phase.SENDING
+            self.timers.set(connection, time.monotonic() + self.send_timeout)
+        if not flushed:
+            self.watch(connection, WRITE)
+        elif not response.done:
+            self.produce(connection)
+        else:
+            self.complete(connection)
+            self.turn_around(connection)
+
+    def complete(self, connection: Connection) -> None:
+        """A request is over: close what the app gave, count, and put it on record if asked."""
+        response, request = connection.response, connection.request
+        assert response is not None and request is not None  # noqa: PT018
+        connection.request = None
+        response.finish()
+        request.body.close()
+        self.hooks.post_request(self, request, request.environ, response)
+        self.requests += 1
+        self.sent += response.sent
+        failed = response.status >= 500
+        self.errors += failed
+        self.tmp.count(self.requests, self.errors, self.sent)
+        duration = time.monotonic() - request.started
+        if response.failure is not None or (
+            self.access and (self.access == 2 or failed or duration >= self.slow)
+        ):
+            self.record(connection, request, response, duration)
+        if self.max_requests and self.requests == self.max_requests:
+            self.tire()
+
+    def turn_around(self, connection: Connection) -> None:
+        """The response is on its way: the next request of that client, or the end."""
+        response = connection.response
+        assert response is not None
+        connection.response = None
+        connection.served += 1
+        if response.broken:
+            del self.connections[connection.fd]
+            self.timers.forget(connection)
+            connection.abort()
+        elif not response.keep_alive:
+            if connection.buffer:  # unread bytes would make close() a reset
+                connection.refuse(b"")
+                self.linger(connection)
+            else:
+                self.drop(connection)
+        else:
+            connection.phase = Phase.HEAD
+
+    # ---- records
+
+    def record(
+        self, connection: Connection, request: Request, response: wsgi.Response, duration: float
+    ) -> None:
+        """The access record, with what the app raised if it did: one record in any case."""
+        head, failure, slow = request.head, response.failure, duration >= self.slow
+        event = Event.SLOW_REQUEST if slow else Event.REQUEST
+        fields = self.fields(
+            Event.REQUEST_FAILED if failure else event,
+            HTTP_METHOD=head.method,
+            HTTP_PATH=head.path,
+            HTTP_STATUS=response.status,
+            HTTP_REMOTE=connection.remote,
+            DURATION_USEC=int(duration * 1e6),
+            BYTES=response.sent,
+        )
+        text = f"{head.method} {head.path} {response.status} in {duration * 1e3:.1f} ms"
+        if failure is not None:
+            text += f": {type(failure).__name__}: {failure}"
+            self.log.error("%s", text, exc_info=failure, extra=fields)
+        else:
+            bad = slow or response.status >= 500
+            self.log.log(logging.WARNING if bad else logging.INFO, "%s", text, extra=fields)
+
+    # ---- time and the end
+
+    def expire(self) -> None:
+        """Deal with the clients that took too long."""
+        now = time.monotonic()
+        if now >= self.accept_again and self.alive:
+            self.start_accepting()
+        for connection in self.timers.expired(now):
+            assert isinstance(connection, Connection)
+            if connection.phase is Phase.RUNNING:
+                continue
+            begun = connection.phase is Phase.BODY or (
+                connection.phase is Phase.HEAD and connection.buffer
+            )
+            if begun:
+                self.refuse(connection, http1.BadRequest(408, "the request took too long"))
+            elif connection.phase is not Phase.CLOSED:
+                self.drop(connection)
+
+    def begin_drain(self) -> None:
+        """Accept nothing more, say so, and give idle clients a moment."""
+        self.draining = True
+        self.stop_accepting()
+        for listener in self.sockets:
+            listener.sock.close()
+        self.drain()
+        deadline = time.monotonic() + LINGER
+        for connection in list(self.connections.values()):
+            if connection.phase is Phase.HEAD and not connection.buffer:
+                self.timers.set(connection, min(connection.deadline, deadline))

@@ -1,0 +1,37 @@
+"""The `sync` worker: one request at a time, the app called inline by the loop."""
+
+import time
+from types import FrameType
+
+from prefork_sd.workers.connection import Connection, Request
+from prefork_sd.workers.loop import WRITE, LoopWorker
+
+
+class SyncWorker(LoopWorker):
+    """The fastest way for an app that computes; slow clients still cost it nothing."""
+
+    in_call = False
+
+    def handle_exit(self, signum: int, frame: FrameType | None) -> None:
+        super().handle_exit(signum, frame)
+        if self.in_call:
+            self.drain()  # true already: the loop looks at `alive` before it accepts
+
+    def execute(self, connection: Connection, request: Request) -> None:
+        self.in_call = True
+        self.tmp.promise(time.monotonic() + self.allowance)
+        self.call_app(connection, request, 0)
+        self.in_call = False
+        self.advance(connection)
+
+    def produce(self, connection: Connection) -> None:
+        """One round, sent in the next turn, so that a long response does not shut out others."""
+        response = connection.response
+        assert response is not None
+        self.in_call = True
+        self.tmp.promise(time.monotonic() + self.allowance)
+        self.tmp.begin(0, response.head.raw, time.monotonic())
+        response.produce()
+        self.tmp.end(0)
+        self.in_call = False
+        self.watch(connection, WRITE)

@@ -1,0 +1,94 @@
+"""The `threads` worker: the same loop, and a pool of threads that call the app."""
+
+import faulthandler
+import threading
+import time
+from collections import deque
+from math import inf
+from queue import SimpleQueue
+
+from prefork_sd.scoreboard import HUNG
+from prefork_sd.workers.connection import Connection, Phase, Request
+from prefork_sd.workers.loop import LoopWorker
+
+Job = tuple[Connection, Request | None]
+
+
+class ThreadsWorker(LoopWorker):
+    """For apps that wait: `threads` requests at a time, first come, first served."""
+
+    multithread = True
+
+    def prepare(self) -> None:
+        self.jobs: SimpleQueue[tuple[Connection, Request | None, int] | None] = SimpleQueue()
+        self.waiting: deque[Job] = deque()
+        self.done: deque[tuple[Connection, int]] = deque()
+        self.lanes = list(range(self.cfg.threads - 1, -1, -1))
+        self.begun: dict[int, float] = {}  # lane: since when it runs the app
+        self.hung = False
+        super().prepare()
+        for number in range(self.cfg.threads):
+            name = f"prefork-sd-{number + 1}"
+            threading.Thread(target=self.work, name=name, daemon=True).start()
+
+    def work(self) -> None:
+        """A thread's life."""
+        while job := self.jobs.get():
+            connection, request, lane = job
+            if request is not None:
+                self.call_app(connection, request, lane)
+            elif response := connection.response:
+                self.tmp.begin(lane, response.head.raw, time.monotonic())
+                response.produce()
+                self.tmp.end(lane)
+            self.done.append((connection, lane))
+            self.signals.wake()
+
+    def execute(self, connection: Connection, request: Request) -> None:
+        connection.phase = Phase.RUNNING
+        self.submit(connection, request)
+
+    def produce(self, connection: Connection) -> None:
+        connection.phase = Phase.RUNNING
+        self.submit(connection, None)
+
+    def submit(self, connection: Connection, request: Request | None) -> None:
+        if self.lanes:
+            lane = self.lanes.pop()
+            self.begun[lane] = time.monotonic()
+            self.jobs.put((connection, request, lane))
+        else:
+            self.waiting.append((connection, request))
+            self.stop_accepting()  # others may have a thread to spare
+
+    def on_wake(self) -> None:
+        """Take back what the threads have finished, and hand out what waited for them."""
+        super().on_wake()
+        while self.done:
+            connection, lane = self.done.popleft()
+            self.lanes.append(lane)
+            del self.begun[lane]
+            if self.waiting:
+                self.submit(*self.waiting.popleft())
+            elif self.alive and not self.accepting and self.accept_again == inf:
+                self.start_accepting()
+            self.advance(connection)
+            if connection.phase is Phase.HEAD:
+                self.serve(connection)
+
+    def turn(self) -> bool:
+        self.look_for_hung()
+        return super().turn()
+
+    def next_event(self) -> float:
+        oldest = min(self.begun.values(), default=inf)
+        return min(super().next_event(), inf if self.hung else oldest + self.allowance)
+
+    def look_for_hung(self) -> None:
+        """A request past its deadline: leave evidence and drain, so that its siblings finish."""
+        oldest = min(self.begun.values(), default=inf)
+        if not self.hung and oldest + self.allowance <= time.monotonic():
+            self.hung = True
+            faulthandler.dump_traceback(self.words.fd, all_threads=True)
+            self.tmp.raise_flag(HUNG)
+            self.alive = False

@@ -1,0 +1,116 @@
+"""Crashes and restarts under load: the listener never refuses, and service comes back."""
+
+import time
+
+import pytest
+
+from tests.system.machine import Machine
+from tests.system.service import Service
+from tests.system.traffic import traffic
+
+CLIENTS = {"port": 8000, "clients": 8, "pause": 0.01}
+LOCAL = {"workers": 4, "bind": "127.0.0.1:8000"}
+
+HANGING_PAGE = """
+def stuck_here():
+    while True:
+        time.sleep(1)
+
+@app.route("/hang")
+def hang():
+    stuck_here()
+"""
+
+
+@pytest.mark.app(**LOCAL)
+@pytest.mark.parametrize("keepalive", [False, True], ids=["close", "keep-alive"])
+def test_five_restarts_lose_nothing(service: Service, keepalive: bool) -> None:
+    with traffic(service.machine, **CLIENTS, keepalive=keepalive) as load:
+        for _ in range(5):
+            service.systemctl("restart")
+        load.end()
+    assert load.failures == []
+
+
+@pytest.mark.app(**LOCAL)
+def test_the_count_is_restored_each_time_a_worker_is_killed(service: Service) -> None:
+    victims: set[int] = set()
+    with (
+        service.machine.follow(f"{service.name}.service") as journal,
+        traffic(service.machine, **CLIENTS, keepalive=True) as load,
+    ):
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            victim = min(service.workers() - victims)
+            service.machine.run(f"kill -KILL {victim}")
+            victims.add(victim)
+            journal.until(lambda _: len(service.workers() - victims) == 4)
+        load.end()
+    assert len(victims) >= 5
+    for request in load.failures:
+        assert request.failure in {"reset", "cut", "stale"}
+        assert not request.previous or int(request.previous.split()[1]) in victims
+    assert len(load.failures) <= 8 * len(victims)
+
+
+@pytest.mark.app(**LOCAL)
+def test_a_killed_arbiter_is_back_within_a_second(service: Service) -> None:
+    old = service.pids()
+    with (
+        service.machine.follow(f"{service.name}.service") as journal,
+        traffic(service.machine, **CLIENTS) as load,
+    ):
+        killed = service.machine.clock()
+        service.machine.run(f"kill -KILL {service.main_pid}")
+        journal.until(lambda record: record.get("PREFORK_SD_EVENT") == "ready")
+        requests = load.end()
+    assert not old & service.pids()
+    assert {request.failure for request in load.failures} <= {"reset", "cut"}
+    assert len(load.failures) <= 8
+    again = [one.ended for one in requests if one.body and int(one.body.split()[1]) not in old]
+    assert min(again) - killed < 1
+
+
+@pytest.mark.app(HANGING_PAGE, **LOCAL, timeout=2)
+def test_all_workers_hung(service: Service) -> None:
+    machine = service.machine
+    hung = service.workers()
+    command = "exec curl -s --max-time 20 http://127.0.0.1:8000/hang"
+    clients = [machine.start(command) for _ in range(8)]
+    with machine.follow(f"{service.name}.service") as journal:
+        for _ in range(4):
+            record = journal.until(lambda record: "stuck_here" in str(record["MESSAGE"]))
+            assert record["HTTP_PATH"] == "/hang"
+    assert machine.curl("http://127.0.0.1:8000/", timeout=10).seconds < 8
+    for client in clients:
+        client.wait(30)
+    assert not hung & service.workers()
+
+
+@pytest.mark.app(**LOCAL)
+def test_a_crash_loop_is_slow_and_heals(service: Service) -> None:
+    machine = service.machine
+    service.deploy("import nothing_of_this_name")
+    with machine.follow(f"{service.name}.service") as journal:
+        machine.run("kill -KILL " + " ".join(map(str, service.workers())))
+        journal.silence(5)
+        failed = [
+            record
+            for record in journal.seen
+            if record.get("PREFORK_SD_EVENT") == "worker-boot-failed"
+        ]
+    assert 1 <= len(failed) <= 12
+    with machine.start("exec curl -sS --max-time 50 http://127.0.0.1:8000/", stdout=-1) as client:
+        service.deploy(service.version("2"))
+        page, _ = client.communicate(timeout=60)
+    assert page.split()[0] == "2"
+
+
+def test_a_start_that_fails_again_and_again_is_slow(machine: Machine) -> None:
+    service = Service(machine, "neverready", "import nothing_of_this_name")
+    service.systemctl("start", check=False)
+    with machine.follow("neverready.service") as journal:
+        journal.silence(5)
+    assert 1 <= int(service.show("NRestarts")) <= 10
+    assert machine.show("neverready.socket", "ActiveState") == "active"
+    service.remove()

@@ -1,0 +1,108 @@
+"""The Debian package as a packager sees it: what it holds, how it comes and goes."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from prefork_sd import __version__
+from tests.system.conftest import install, packaging
+from tests.system.machine import Machine
+
+TOP = Path(__file__).parents[2]
+MODULES = "/usr/lib/python3/dist-packages/prefork_sd"
+GENERATOR = "/usr/lib/systemd/system-generators/prefork-sd-generator"
+
+
+def dpkg_deb(option: str, deb: Path) -> str:
+    done = subprocess.run(
+        ["dpkg-deb", option, str(deb)], stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    )
+    return done.stdout
+
+
+def test_its_version_is_the_program_s(deb: Path) -> None:
+    assert deb.name == f"prefork-sd_{__version__}_all.deb"
+
+
+def test_it_holds_every_module_and_template(deb: Path) -> None:
+    paths = {
+        line.split()[-1].removeprefix(".") for line in dpkg_deb("--contents", deb).splitlines()
+    }
+    sources = {
+        f"{MODULES}/{path.relative_to(TOP / 'prefork_sd')}"
+        for path in (TOP / "prefork_sd").rglob("*.py")
+    }
+    templates = {f"{MODULES}/templates/{path.name}" for path in (TOP / "systemd").glob("*.in")}
+    assert templates
+    assert sources | templates <= paths
+    assert {"/usr/bin/prefork-sd", GENERATOR, "/etc/prefork-sd/"} <= paths
+
+
+def test_the_same_tree_gives_the_same_bytes(deb: Path, tmp_path: Path) -> None:
+    assert Path(packaging("build", str(tmp_path))).read_bytes() == deb.read_bytes()
+
+
+def test_lintian_has_nothing_to_say(deb: Path) -> None:
+    assert shutil.which("lintian"), "lintian is not installed"
+    done = subprocess.run(
+        ["lintian", "--allow-root", "--pedantic", "--fail-on=pedantic,warning,error", str(deb)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == ""
+    assert done.returncode == 0
+
+
+def listing(machine: Machine) -> set[str]:
+    """All files that a package could leave behind."""
+    found = machine.run("find /etc /usr /var/lib /var/cache /run/prefork-sd* 2>/dev/null || true")
+    ignored = ("/var/lib/dpkg", "/var/lib/apt", "/var/cache/")
+    return {line for line in found.out.splitlines() if not line.startswith(ignored)}
+
+
+def test_it_comes_and_goes_without_a_trace(bare_machine: Machine, deb: Path) -> None:
+    before = listing(bare_machine)
+    for _ in range(2):
+        install(bare_machine, deb)
+    assert bare_machine.run("prefork-sd --version").out.strip() == f"prefork-sd {__version__}"
+    compiled = bare_machine.run(f"ls {MODULES}/__pycache__").out
+    assert "arbiter.cpython" in compiled
+    assert bare_machine.run("journalctl --list-catalog | grep -c prefork-sd").out != "0\n"
+    bare_machine.run("apt-get purge -q -y prefork-sd")
+    assert listing(bare_machine) - before == set()
+    assert bare_machine.run("systemctl is-system-running").out == "running\n"
+
+
+def test_it_comes_and_goes_without_systemd(bare_machine: Machine, deb: Path) -> None:
+    bare_machine.copy(deb, "/root/it.deb")
+    inside = "dpkg -i /root/it.deb && dpkg -i /root/it.deb && dpkg --purge prefork-sd"
+    hidden = f"mount -t tmpfs tmpfs /run/systemd && {inside}"
+    bare_machine.run(f"unshare --mount sh -ec '{hidden}'")
+
+
+def test_removal_stops_the_services_that_nothing_could_stop_later(machine: Machine) -> None:
+    machine.write("/srv/gone/app.py", "def app(environ, start_response):\n    raise SystemExit\n")
+    machine.write("/etc/prefork-sd/gone.yaml", "app: app:app\ndirectory: /srv/gone\nworkers: 1\n")
+    machine.run("systemctl daemon-reload && systemctl start gone")
+    machine.run("apt-get remove -q -y prefork-sd")
+    assert machine.run("pgrep -f '^prefork-sd: '", check=False).out == ""
+    assert machine.read("/etc/prefork-sd/gone.yaml")
+
+
+@pytest.fixture
+def many_services(machine: Machine, deb: Path) -> Machine:
+    install(machine, deb)
+    for number in range(20):
+        machine.write(f"/etc/prefork-sd/many{number}.yaml", "app: app:app\n")
+    return machine
+
+
+def test_the_generator_takes_less_than_100_ms(many_services: Machine) -> None:
+    command = f"{GENERATOR} /tmp/normal /tmp/early /tmp/late"
+    many_services.run("mkdir -p /tmp/normal /tmp/early /tmp/late")
+    times = [many_services.run(command).seconds for _ in range(5)]
+    assert min(times) < 0.1
+    assert many_services.run("ls /tmp/late/many*.service | wc -l").out == "20\n"
