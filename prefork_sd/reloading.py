@@ -1,8 +1,17 @@
-"""A reload as a transaction: which generation it is to bring, and who waits for the verdict."""
+"""A reload as a transaction: begun, proved by a canary, rolled out, and concluded in any case."""
 
+import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from prefork_sd import bulletin, journal
 from prefork_sd.control import Call
+from prefork_sd.errors import PreforkError
+from prefork_sd.journal import Event
+from prefork_sd.release import Release, left_behind
+
+if TYPE_CHECKING:
+    from prefork_sd.arbiter import Arbiter
 
 PATIENCE = 3  # failures after the canary before those who wait are told
 
@@ -38,3 +47,80 @@ class Reload:
     def fail(self, reason: str, details: str) -> None:
         for call in self.callers:
             call.error("io.prefork.sd.ReloadFailed", {"reason": reason, "details": details})
+
+
+def begin(server: "Arbiter", reload: Reload) -> None:
+    """Read everything afresh and let a canary of the new generation boot."""
+    if server.stopping:
+        return
+    now = time.monotonic()
+    if server.under_way is None:
+        server.herald.reloading("reloading", now)
+    reload = server.under_way = Reload.joined(server.under_way, reload)
+    server.winched = False
+    try:
+        server.hooks.on_reload(server)
+        release = Release.of(server.app.fresh(), server.log)
+        generation = server.pool.begin()
+        server.releases[generation] = release
+        reload.start(generation, now)
+        server.pool.want = server.num_workers
+        fields = journal.fields(Event.RELOAD_BEGIN, PREFORK_SD_GENERATION=generation)
+        server.log.info("reload: generation %d begins with one worker", generation, extra=fields)
+    except PreforkError as error:
+        conclude(server, str(error))
+    except Exception as error:
+        server.log.exception("the reload itself failed")
+        conclude(server, f"the reload itself failed: {type(error).__name__}: {error}")
+
+
+def proved(server: "Arbiter") -> None:
+    """A worker of the new generation is ready: its configuration is now ours."""
+    reload, before = server.under_way, server.release
+    if reload is None or server.releases[reload.generation] is before:
+        return
+    release = server.releases[reload.generation]
+    for sentence in left_behind(before.cfg, release.cfg, server.app.name):
+        server.warn(sentence)
+    server.use(release, reload.generation)
+    changed = before.workers != release.workers  # else TTIN, TTOU and Scale hold
+    server.set_workers(release.workers if changed else server.num_workers)
+
+
+def failed(server: "Arbiter", generation: int, reason: str, details: str = "") -> None:
+    """A worker could not boot: a canary decides, a later one only when it becomes a pattern."""
+    reload = server.under_way
+    if reload is None or generation != reload.generation:
+        return
+    if server.pool.proving():
+        server.pool.abandon()
+        conclude(server, reason, details)
+    elif reload.failed_again():
+        conclude(server, f"{reason} (it will be tried again)", details)
+
+
+def settle(server: "Arbiter") -> None:
+    """Conclude the reload when each new connection goes to the new generation."""
+    if server.under_way and server.under_way.generation and server.pool.settled():
+        conclude(server)
+
+
+def conclude(server: "Arbiter", failure: str = "", details: str = "") -> None:
+    """The verdict: to systemd, to those who asked, and on record. READY=1 in every case."""
+    reload, server.under_way = server.under_way, None
+    if reload is None:
+        return
+    now, pool = time.monotonic(), server.pool
+    server.last_reload = f"the last reload failed: {failure}" if failure else ""
+    server.herald.reloaded(bulletin.line(server), now, failed=bool(failure))
+    fields = {"PREFORK_SD_GENERATION": pool.target}
+    if failure:
+        text = f"reload failed: {failure}\ngeneration {pool.serving} serves on\n{details}"
+        server.log.error("%s", text.strip(), extra=journal.fields(Event.RELOAD_FAILED, **fields))
+        reload.fail(failure, details)
+    else:
+        text = f"generation {pool.target} serves after {now - reload.began:.1f} s"
+        server.log.info("reload: %s", text, extra=journal.fields(Event.RELOAD_DONE, **fields))
+        reload.succeed(pool.target, text)
+    known = {child.generation for child in pool.children.values()} | {pool.serving, pool.target}
+    server.releases = {key: value for key, value in server.releases.items() if key in known}

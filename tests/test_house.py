@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
         "varlink",
     },
     {"process", "control", "loader"},
-    {"herald", "guarded", "obituary", "reloading"},
+    {"herald", "guarded", "obituary", "sockets"},
     # 3: the app's side
     {"wsgi"},
     # 4 to 6: workers
@@ -43,7 +43,9 @@ FLOORS: list[set[str]] = [
     {"workers.loop"},
     {"workers.sync", "workers.threads"},
     # the arbiter
-    {"release", "frontdesk"},
+    {"release", "bulletin"},
+    {"crew", "reloading"},
+    {"frontdesk"},
     {"arbiter"},
     # 7: commands
     {"cli", "generator"},

@@ -1,6 +1,7 @@
 """Request heads: from the bytes of a connection to one checked record for each request."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from prefork_sd.http1.lines import (
@@ -83,7 +84,7 @@ class Head:
         )
 
 
-def _join(pairs: list[tuple[str, str]]) -> dict[str, str]:
+def _join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the environ of fields of which some repeat or are dropped (RFC 9110, 5.3)."""
     environ: dict[str, str] = {}
     for key, value in pairs:
@@ -106,10 +107,9 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
     method, target, path, query, version, host = REQUEST_LINES[first]
     if len(lines) > limits.fields:
         raise BadRequest(431, "there are too many fields")
-    pairs = list(map(FIELD_LINES.__getitem__, lines))
-    environ = dict(pairs)
-    if len(environ) != len(pairs) or DROPPED[0] in environ:
-        environ = _join(pairs)
+    environ = dict(map(FIELD_LINES.__getitem__, lines))
+    if len(environ) != len(lines) or DROPPED[0] in environ:
+        environ = _join(map(FIELD_LINES.__getitem__, lines))
 
     modern = version == "HTTP/1.1"
     sent_host = environ.get("HTTP_HOST")
@@ -135,7 +135,7 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
         options = CONNECTION_OPTIONS[connection]
         keep_alive = "close" not in options and (modern or "keep-alive" in options)
         upgrade = modern and "upgrade" in options and "HTTP_UPGRADE" in environ
-    expects = modern and "HTTP_EXPECT" in environ and (chunked or length > 0)
+    expects = (chunked or length > 0) and modern and "HTTP_EXPECT" in environ
     return Head(
         method,
         target,

@@ -36,7 +36,7 @@ _QUERY = r"(?:\?([\x21\x24-\x3b\x3d\x3f-\x7e]*+))?"
 
 _REQUEST_LINE = re.compile(rb"([%b]{1,32}) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])" % TCHAR.encode())
 _ORIGIN_FORM = re.compile(rf"({_PATH}){_QUERY}")
-_ABSOLUTE_FORM = re.compile(rf"(?i:https?)://({_host_grammar()})({_PATH})?{_QUERY}")
+_ABSOLUTE_FORM = re.compile(rf"(?i:https?)://([^/?]+)({_PATH})?{_QUERY}")
 _HOST = re.compile(_host_grammar())
 _FIELD = re.compile(rf"([{TCHAR}]+):({FIELD_VALUE})".encode())
 _DIGITS = re.compile("[0-9]+")
@@ -67,7 +67,8 @@ def parse_request_line(line: bytes) -> RequestLine:
         return method, target, path, query or "", version, ""
     if match_absolute := _ABSOLUTE_FORM.fullmatch(target):
         authority, path, query = match_absolute.groups()
-        return method, target, path or "/", query or "", version, authority
+        if _HOST.fullmatch(authority):
+            return method, target, path or "/", query or "", version, authority
     raise BadRequest(400, "the request target is malformed")
 
 

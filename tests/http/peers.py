@@ -88,8 +88,7 @@ def h11_server(data: bytes) -> Reading:
                     break
                 connection.start_next_cycle()
             else:
-                reading.stopped = "upgrade"
-                break
+                raise AssertionError(event)
     except h11.RemoteProtocolError as error:
         reading.stopped = str(error)
     return reading

@@ -103,13 +103,15 @@ STRICTER: dict[str, tuple[tuple[str, ...], str]] = {
 
 # A peer's text when it stops → why we answer what it refuses.
 MORE_LIBERAL = {
-    (
-        "llhttp",
-        "Invalid method encountered",
-    ): "it knows a list of methods; RFC 9110, 9.1: any token",
-    ("llhttp", "Expected space after method"): "the same: a known method with one character more",
-    ("h11", "closes after HTTP/1.0"): "RFC 9112, C.2.2: we know keep-alive on HTTP/1.0",
-    ("h11", "no request line received"): "RFC 9112, 2.2: an empty line before a request SHOULD go",
+    "llhttp": {
+        "Invalid method encountered": "it knows a list of methods; RFC 9110, 9.1: any token",
+        "Expected space after method": "the same: a method it knows with one character more",
+        "upgrade": "it waits for a switch of protocols; we never make one, so we read on",
+    },
+    "h11": {
+        "closes after HTTP/1.0": "RFC 9112, C.2.2: we know keep-alive on HTTP/1.0",
+        "no request line received": "RFC 9112, 2.2: one empty line before a request SHOULD go",
+    },
 }
 
 
@@ -126,18 +128,16 @@ def compare(data: bytes, peer: str) -> None:
         mine = Message(head.method, head.target, fields_of(head.fields), body)
         message.fields = fields_of(message.fields)
         assert mine == message
-    if len(ours.heads) > len(theirs.messages) and theirs.stopped != "upgrade":
-        assert (peer, theirs.stopped) in MORE_LIBERAL
+    if len(ours.heads) > len(theirs.messages):
+        assert theirs.stopped in MORE_LIBERAL[peer]
     if len(ours.heads) < len(theirs.messages):
         peers, _ = STRICTER.get(ours.reason, ((), ""))
         assert peer in peers, ours.reason or ("we wait" if ours.waiting else "we closed")
 
 
+SPECIAL = b"\r\n \t\0:,;=\x0b\x0c\x1b\x7f\x80\x85\xa0\xff_-+.01aAfFgx\"'\\#%?*@[]/"
 TOKENS = [
-    *(
-        b"\r\n \t\0:,;=\x0b\x0c\x1b\x7f\x80\x85\xa0\xff_-+.01aAfFgx\"'\\#%?*@[]/"[i : i + 1]
-        for i in range(50)
-    ),
+    *(bytes([code]) for code in SPECIAL),
     b"\r\n",
     b"\r\n ",
     b"\r\n\r\n",

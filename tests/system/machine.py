@@ -114,7 +114,7 @@ class Machine:
                 "sh", "-c", enter + 'exec "$@"', "-",
                 "setpriv", "--pdeathsig=KILL",
                 "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-                "sh", "-c", LAUNCH, "-", str(mounts), str(self.tree), self._folder.name,
+                "sh", "-c", LAUNCH, "-", str(mounts), str(self.tree), self.suite,
             ]
             # fmt: on
             with (self._folder / "console").open("wb") as console:
@@ -137,15 +137,16 @@ class Machine:
 
     def _await_ready(self, ready: socket.socket) -> int:
         """The pid of systemd-nspawn, once the machine inside says READY=1."""
-        deadline = time.monotonic() + BOOT_TIMEOUT
-        while True:
-            ready.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
+        assert self._process
+        gone = os.pidfd_open(self._process.pid)
+        try:
+            while ready in select.select([ready, gone], [], [], BOOT_TIMEOUT)[0]:
                 message, control, _, _ = ready.recvmsg(4096, socket.CMSG_SPACE(12))
-            except TimeoutError:
-                raise TimeoutError(f"no boot in {BOOT_TIMEOUT:g} s:\n{self.console()}") from None
-            if b"READY=1" in message.split(b"\n"):
-                return int.from_bytes(control[0][2][:4], "little")
+                if b"READY=1" in message.split(b"\n"):
+                    return int.from_bytes(control[0][2][:4], "little")  # its struct ucred
+        finally:
+            os.close(gone)
+        raise TimeoutError(f"the machine does not boot:\n{self.console()}")
 
     def stop(self) -> None:
         """Kill everything of the machine; its files go with it."""

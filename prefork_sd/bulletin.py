@@ -1,0 +1,73 @@
+"""How the service is: in one line for `systemctl status`, and in full for the control socket."""
+
+from typing import TYPE_CHECKING
+
+from prefork_sd import __version__
+from prefork_sd.pool import State
+
+if TYPE_CHECKING:
+    from prefork_sd.arbiter import Arbiter
+
+
+def line(server: "Arbiter") -> str:
+    """What a person wants to know first."""
+    pool = server.pool
+    ready, booting = pool.count(State.READY), pool.count(State.BOOTING)
+    if server.stopping:
+        return f"stopping: {len(pool.children)} workers have requests to finish"
+    if not server.herald.ready and not pool.up():
+        return f"booting: {ready} of {server.num_workers} workers are ready"
+    text = f"serving: {ready} of {pool.want} workers ready, generation {pool.serving}"
+    if server.winched:
+        text = "paused: workers were retired by SIGWINCH; SIGHUP or SIGTTIN brings them back"
+    if server.under_way:
+        fresh = pool.ready_of(pool.target)
+        text += f"; reloading: {fresh} of {pool.want} workers of generation {pool.target}"
+    elif booting:
+        text += f", {booting} booting"
+    return f"{text}; {server.last_reload}" if server.last_reload else text
+
+
+def state(server: "Arbiter") -> str:
+    """One word for the service as a whole."""
+    if server.stopping:
+        return "stopping"
+    if server.under_way:
+        return "reloading"
+    return "serving" if server.herald.ready else "booting"
+
+
+def status(server: "Arbiter", now: float) -> dict[str, object]:
+    """Everything that is known: the reply to io.prefork.sd.Status (see `varlink`)."""
+    pool = server.pool
+    return {
+        "service": server.app.name,
+        "version": __version__,
+        "pid": server.pid,
+        "state": state(server),
+        "status": line(server),
+        "generation": pool.serving,
+        "wanted": pool.want,
+        "ready": pool.count(State.READY),
+        "listeners": [listener.address for listener in server.sockets],
+        "workers": [_worker(server, pid, now) for pid in sorted(server.WORKERS)],
+    }
+
+
+def _worker(server: "Arbiter", pid: int, now: float) -> dict[str, object]:
+    child, slot = server.pool.children[pid], server.WORKERS[pid].tmp
+    return {
+        "pid": pid,
+        "age": child.age,
+        "generation": child.generation,
+        "state": child.state.value,
+        "requests": slot.counters[0],
+        "errors": slot.counters[1],
+        "bytes": slot.counters[2],
+        "connections": slot.connections,
+        "uptime_usec": int((now - child.born) * 1e6),
+        "in_hand": [
+            {"method": one.method, "path": one.path, "usec": int((now - one.since) * 1e6)}
+            for one in slot.in_hand()
+        ],
+    }

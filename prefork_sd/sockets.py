@@ -1,0 +1,37 @@
+"""The listeners of a service: systemd's where it gave some, our own where it did not."""
+
+import os
+from collections.abc import Callable
+
+from prefork_sd import activation, listeners
+from prefork_sd.config import DEFAULT_BIND, Config
+from prefork_sd.control import ControlServer
+from prefork_sd.errors import ConfigError, Problem
+from prefork_sd.listeners import Listener
+
+
+def opened(cfg: Config, pid: int, warn: Callable[[str], None]) -> list[Listener]:
+    """Take or open the sockets on which the app is served. Raises ConfigError."""
+    given = activation.inherited(os.environ, pid)
+    for warning in given.warnings:
+        warn(warning)
+    found = [listeners.adopt(name, fd) for name, fd in given.listeners if name == "http"]
+    if given.warnings and not found:
+        raise ConfigError(Problem('systemd gave no listener named "http"'))
+    if found:
+        for warning in listeners.disagreements(cfg.bind, found):
+            warn(warning)
+        return found
+    mode = int(cfg.socket_mode, 8)
+    return [listeners.bind(text, cfg.backlog, mode=mode) for text in cfg.bind or DEFAULT_BIND]
+
+
+def control(cfg: Config) -> ControlServer | None:
+    """Open the control socket, where there is a place for it. Raises ConfigError."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    path = cfg.control or (f"{runtime}/control" if runtime else "")
+    if not path:
+        return None
+    server = ControlServer(path)
+    server.bind()
+    return server

@@ -1,0 +1,197 @@
+"""Request heads: what a Head says, what it remembers, what it costs."""
+
+from typing import SupportsIndex
+
+import pytest
+
+from prefork_sd.http1 import BadRequest, Head, HeadReader, Limits
+from prefork_sd.http1.words import Memo
+
+
+def read(*fields: str, line: str = "GET / HTTP/1.1") -> Head:
+    data = "\r\n".join([line, "Host: a", *fields, "", ""]).encode("latin-1")
+    head = HeadReader(Limits()).read(bytearray(data))
+    assert head is not None
+    return head
+
+
+def test_a_head_says_everything() -> None:
+    data = b"POST /a%20b?c=d HTTP/1.1\r\nhost: Ex:8\r\nX-Y:  z \r\nContent-Length: 7\r\n\r\n"
+    buffer = bytearray(data + b"rest")
+    head = HeadReader(Limits()).read(buffer)
+    assert head == Head(
+        method="POST",
+        target="/a%20b?c=d",
+        path="/a%20b",
+        query="c=d",
+        version="HTTP/1.1",
+        host="Ex:8",
+        environ={"HTTP_HOST": "Ex:8", "HTTP_X_Y": "z", "CONTENT_LENGTH": "7"},
+        length=7,
+        chunked=False,
+        keep_alive=True,
+        expect_continue=False,
+        upgrade=False,
+        raw=data,
+    )
+    assert head.line == "POST /a%20b?c=d HTTP/1.1"
+    assert head.fields == [("host", "Ex:8"), ("X-Y", "z"), ("Content-Length", "7")]
+    assert buffer == b"rest"
+
+
+def test_its_repr_keeps_secrets() -> None:
+    assert "hunter2" not in repr(read("Cookie: hunter2"))
+
+
+def test_content_fields_have_their_cgi_names() -> None:
+    environ = read("Content-Type: text/plain", "Content-Length: 0", "Content-Language: en").environ
+    assert environ == {
+        "HTTP_HOST": "a",
+        "CONTENT_TYPE": "text/plain",
+        "CONTENT_LENGTH": "0",
+        "HTTP_CONTENT_LANGUAGE": "en",
+    }
+
+
+def test_repeated_fields_are_joined_in_order() -> None:
+    head = read("X: 1", "Cookie: a=b", "x: 2", "Y:", "cookie: c=d", "X:", "y: 3")
+    assert head.environ == {
+        "HTTP_HOST": "a",
+        "HTTP_X": "1,2,",
+        "HTTP_COOKIE": "a=b; c=d",
+        "HTTP_Y": ",3",
+    }
+
+
+def test_aliases_and_proxy_are_dropped_but_told() -> None:
+    head = read("X_Y: 1", "X-Y: 2", "Content_Length: 3", "Proxy: evil", "_: x", "X-Y_Z: 4")
+    assert head.environ == {"HTTP_HOST": "a", "HTTP_X_Y": "2"}
+    assert ("Content_Length", "3") in head.fields
+    assert len(head.fields) == 7
+
+
+def test_transfer_encoding_is_left_out_of_the_environ() -> None:
+    head = read("Transfer-Encoding: chunked", "Connection: x")
+    assert head.chunked
+    assert head.environ == {"HTTP_HOST": "a", "HTTP_CONNECTION": "x"}
+
+
+def test_the_authority_of_an_absolute_target_wins() -> None:
+    head = read(line="GET http://b:80/x HTTP/1.1")
+    assert (head.host, head.environ["HTTP_HOST"], head.path) == ("b:80", "b:80", "/x")
+
+
+def test_http_1_0_needs_no_host() -> None:
+    head = HeadReader(Limits()).read(bytearray(b"GET / HTTP/1.0\r\n\r\n"))
+    assert head is not None
+    assert (head.host, head.environ, head.fields) == ("", {}, [])
+
+
+def test_values_are_latin_1() -> None:
+    assert read("X: \xe4\xf6").environ["HTTP_X"] == "\xe4\xf6"
+
+
+def test_the_same_head_again_has_its_own_environ() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    reader = HeadReader(Limits())
+    buffer = bytearray(data * 3 + b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+    environs = []
+    for _ in range(3):
+        head = reader.read(buffer)
+        assert head is not None
+        assert head.environ == {"HTTP_HOST": "a"}
+        head.environ["wsgi.thing"] = "x"
+        environs.append(head.environ)
+    assert len({id(environ) for environ in environs}) == 3
+    other = reader.read(buffer)
+    assert other is not None
+    assert (other.path, other.environ, len(buffer)) == ("/2", {"HTTP_HOST": "a"}, 0)
+
+
+def test_the_same_head_again_in_pieces_after_an_empty_line() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    reader = HeadReader(Limits())
+    buffer = bytearray(data)
+    first = reader.read(buffer)
+    for _ in range(3):
+        buffer += b"\r\n"
+        for byte in data[:-1]:
+            buffer.append(byte)
+            assert reader.read(buffer) is None
+        buffer += data[-1:]
+        assert reader.read(buffer) == first
+
+
+def test_a_head_that_begins_like_the_last_one_is_another() -> None:
+    reader = HeadReader(Limits())
+    assert reader.read(bytearray(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+    head = reader.read(bytearray(b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n"))
+    assert head is not None
+    assert head.environ == {"HTTP_HOST": "a", "HTTP_X": "y"}
+
+
+def test_a_field_line_is_judged_the_same_when_it_was_seen_before() -> None:
+    for _ in range(2):
+        assert read("X_Y: 1").environ == {"HTTP_HOST": "a"}
+        with pytest.raises(BadRequest) as caught:
+            read("Content-Length: 1,1")
+        assert caught.value.status == 400
+
+
+def test_a_refusal_never_quotes_the_client() -> None:
+    for data in (b"GET /secret HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: <secret>\r\n\r\n"):
+        with pytest.raises(BadRequest) as caught:
+            HeadReader(Limits()).read(bytearray(data))
+        assert "secret" not in str(caught.value)
+
+
+class Counting(bytearray):
+    """A buffer that counts the bytes which are searched."""
+
+    looked = 0
+
+    def find(
+        self,
+        sub: object,
+        start: SupportsIndex | None = 0,
+        end: SupportsIndex | None = None,
+        /,
+    ) -> int:
+        self.looked += len(self) - int(start or 0)
+        return super().find(sub, start, end)  # type: ignore[arg-type]
+
+
+def test_dripped_heads_are_searched_once() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: %b\r\n" % (b"y" * 500) * 60 + b"\r\n"
+    buffer = Counting()
+    reader = HeadReader(Limits())
+    for byte in data[:-1]:
+        buffer.append(byte)
+        assert reader.read(buffer) is None
+    buffer += data[-1:]
+    assert reader.read(buffer) is not None
+    assert buffer.looked < 10 * len(data)
+
+
+def test_a_memo_is_bounded() -> None:
+    calls: list[str] = []
+
+    def measure(key: str) -> int:
+        calls.append(key)
+        return len(key)
+
+    memo = Memo(measure, size=3, small=lambda key: len(key) < 4)
+    for key in ("a", "bb", "a", "long one", "long one"):
+        assert memo[key] == len(key)
+    assert calls == ["a", "bb", "long one", "long one"]
+    for number in range(100):
+        assert memo[str(number)] <= 2
+        assert len(memo) <= 3
+
+
+def test_what_raises_is_not_remembered() -> None:
+    memo: Memo[str, int] = Memo(int)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="invalid literal"):
+            memo["x"]
+    assert not memo
