@@ -21,7 +21,7 @@ VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID")
 class Inherited:
     """What we were started with. Only names count: the order changes at a daemon-reload.
 
-    `listeners` are (name, fd) of listening stream sockets, `memory` memfds and files by name.
+    `listeners` are (name, fd) of listening stream sockets, `memory` memfds and pipes by name.
     `warnings` has a sentence for each descriptor that nobody here knows; it is closed by then.
     """
 
@@ -68,7 +68,7 @@ def _sort_in(result: Inherited, name: str, fd: int) -> None:
                 "in the .socket unit use ListenStream= with Accept=no"
             )
         result.listeners.append((name, fd))
-    elif stat.S_ISREG(mode) and name not in result.memory:
+    elif (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)) and name not in result.memory:
         result.memory[name] = fd
     else:
         result.warnings.append(_unknown(name, fd, mode, result))

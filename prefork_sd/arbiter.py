@@ -1,16 +1,28 @@
 """The arbiter: keeps the workers alive. Verbs only; what should happen is decided in the pool."""
 
 import logging
+import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil, inf
 from signal import Signals
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from prefork_sd import __version__, bulletin, frontdesk, journal, process, reloading, sockets
+from prefork_sd import (
+    __version__,
+    activation,
+    bulletin,
+    frontdesk,
+    journal,
+    keepsake,
+    process,
+    reexec,
+    reloading,
+    sockets,
+)
 from prefork_sd.crew import Crew
 from prefork_sd.errors import (
     ExitCode,
@@ -18,11 +30,13 @@ from prefork_sd.errors import (
     PreforkError,
 )
 from prefork_sd.journal import Event
+from prefork_sd.keepsake import Keepsake
 from prefork_sd.loader import Application, start_directory
 from prefork_sd.obituary import Obituary
 from prefork_sd.pidfile import Pidfile
 from prefork_sd.pool import State
-from prefork_sd.process import Processes
+from prefork_sd.process import Exit, Processes
+from prefork_sd.reexec import Preflight
 from prefork_sd.release import Release
 from prefork_sd.reloading import Reload
 from prefork_sd.workers.base import Worker
@@ -41,13 +55,16 @@ class Arbiter(Crew):
         self, app: Application, log: logging.Logger, processes: Processes | None = None
     ) -> None:
         # where and how we were started: what a re-exec repeats
-        self.START_CTX = {
+        self.START_CTX: dict[str, Any] = {
             "args": list(sys.argv),
             "cwd": str(start_directory()),
             "executable": sys.executable,
         }
         super().__init__(log, processes or Processes())
         self.reexec_pid = 0
+        self.reexec_due = False
+        self.preflight: Preflight | None = None
+        self.keepsake: Keepsake
         self.pidfile: Pidfile | None = None
         self.under_way: Reload | None = None
         self.last_reload = ""
@@ -75,19 +92,42 @@ class Arbiter(Crew):
     def start(self) -> None:
         """Everything before the first worker: listeners, control socket, pid file, signals."""
         process.set_title(f"prefork-sd: master [{self.proc_name}]")
+        given = activation.inherited(os.environ, self.pid)
+        self.sockets = sockets.opened(self.cfg, given, self.warn)
+        adopting = reexec.MEMORY in given.memory
+        if adopting:
+            reexec.adopt(self, given.memory)
+        self.remember(given.memory)
         self.init_signals()
         self.hooks.on_starting(self)
         if self.cfg.pidfile:
             self.pidfile = Pidfile(self.cfg.pidfile)
             self.pidfile.create(self.pid)
-        self.sockets = sockets.opened(self.cfg, self.pid, self.warn)
-        self.control = sockets.control(self.cfg)
+        self.open_control()
         where = ", ".join(listener.address for listener in self.sockets)
         self.log.info(
             "prefork-sd %s serves %s on %s", __version__, self.cfg.app, where,
             extra=journal.fields(Event.START),
         )  # fmt: skip
         self.set_workers(self.num_workers)
+        if adopting:
+            self.reload()
+
+    def remember(self, memory: Mapping[str, int]) -> None:
+        """Take up what outlived a restart: the number of workers, if somebody had set one."""
+        self.keepsake = Keepsake(memory.get(keepsake.NAME, -1))
+        if self.keepsake.new:
+            self.herald.keep(keepsake.NAME, self.keepsake.fd)
+        elif self.keepsake.get("configured") == self.release.workers:
+            self.num_workers = self.keepsake.get("workers")
+
+    def scale(self, number: int) -> None:
+        """Have that many workers until somebody says otherwise or the file does."""
+        self.set_workers(number)
+        self.keepsake.put(workers=number, configured=self.release.workers)
+
+    def open_control(self) -> None:
+        self.control = sockets.control(self.cfg)
 
     def init_signals(self) -> None:
         """A handler only appends; see SignalQueue."""
@@ -126,6 +166,9 @@ class Arbiter(Crew):
         if not self.halting:
             self.manage_workers()
         reloading.settle(self)
+        reexec.expire(self, time.monotonic())
+        if self.reexec_due and not self.under_way and not self.stopping:
+            reexec.become(self)
         self.report()
         if self.halting:
             raise self.halting
@@ -138,6 +181,8 @@ class Arbiter(Crew):
         deadline = min(self.pool.next_deadline(now), self.herald.next_ping)
         if patience := min((one.cfg.timeout for one in self.releases.values()), default=0.0):
             deadline = min(deadline, now + patience)  # a request that begins now is not late before
+        if self.preflight:
+            deadline = min(deadline, self.preflight.deadline)
         poll = select.poll()
         poll.register(self.SIG_QUEUE.fileno(), select.POLLIN)
         if self.control:
@@ -238,12 +283,12 @@ class Arbiter(Crew):
         """One worker more; or bring back those that WINCH retired."""
         more = 0 if self.winched else 1
         self.winched = False
-        self.set_workers(self.num_workers + more)
+        self.scale(self.num_workers + more)
 
     def handle_ttou(self) -> None:
         """One worker fewer, but never none."""
         if self.num_workers > 1:
-            self.set_workers(self.num_workers - 1)
+            self.scale(self.num_workers - 1)
 
     def handle_usr1(self) -> None:
         """One status record."""
@@ -275,7 +320,12 @@ class Arbiter(Crew):
     }
 
     def reexec(self) -> None:
-        self.log.warning("SIGUSR2: a re-exec in place is not available yet; use a restart")
+        """Become the newest code in place, if it shows that it can start."""
+        reexec.begin(self)
+
+    def bury_other(self, exit: Exit) -> None:
+        if exit.pid == self.reexec_pid:
+            reexec.landed(self, exit)
 
     # ---- the end
 

@@ -50,7 +50,7 @@ def status(server: "Arbiter", now: float) -> dict[str, object]:
         "wanted": pool.want,
         "ready": pool.count(State.READY),
         "listeners": [listener.address for listener in server.sockets],
-        "workers": [_worker(server, pid, now) for pid in sorted(server.WORKERS)],
+        "workers": [_worker(server, pid, now) for pid in sorted(server.WORKERS, key=abs)],
     }
 
 

@@ -6,10 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefork_sd import __version__
 from prefork_sd.config import SETTINGS, schema
 from prefork_sd.errors import AppImportError, ExitCode, PreforkError
+
+if TYPE_CHECKING:
+    from prefork_sd.loader import Application
 
 RELOAD_TIMEOUT = 3600.0  # seconds; systemd's own limit, TimeoutStartSec=, is usually reached first
 ANSWER_TIMEOUT = 10.0
@@ -120,9 +124,13 @@ def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], ser
     from prefork_sd.arbiter import Arbiter
     from prefork_sd.herald import Herald
     from prefork_sd.loader import Application
+    from prefork_sd.reexec import PREFLIGHT
 
     os.umask(os.umask(0o022) | 0o022)
     log = journal.setup(os.environ, level="info", service=service)
+    if os.environ.pop(PREFLIGHT, ""):
+        print(examine(Application(*source())))
+        return ExitCode.CLEAN
     try:
         name, path, overrides = source()
         arbiter = Arbiter(Application(name, path, overrides), log)
@@ -138,13 +146,19 @@ def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], ser
 
 def check(arguments: argparse.Namespace) -> int:
     """Everything that a start would trip over, found without starting."""
-    import logging
-
     from prefork_sd.loader import Application, find
-    from prefork_sd.release import Release
 
     name, path = find(arguments.service)
-    app = Application(name, path)
+    print(f"{path}: fine. {examine(Application(name, path))}")
+    return ExitCode.CLEAN
+
+
+def examine(app: "Application") -> str:
+    """Do what a start does up to the fork; return a sentence, or raise PreforkError."""
+    import logging
+
+    from prefork_sd.release import Release
+
     release = Release.of(app, logging.getLogger("prefork_sd"))
     try:
         app.prepare()
@@ -154,8 +168,7 @@ def check(arguments: argparse.Namespace) -> int:
             print(error.details, file=sys.stderr)
         raise
     kind = release.worker_class.__name__
-    print(f"{path}: fine. {app.cfg.app} can be served by {release.workers} workers ({kind}).")
-    return ExitCode.CLEAN
+    return f"{app.cfg.app} can be served by {release.workers} workers ({kind})."
 
 
 def unit(arguments: argparse.Namespace) -> int:

@@ -6,21 +6,24 @@ import os
 import select
 import signal
 import time
+from functools import partial
 from math import ceil
 from signal import Signals
 
 from prefork_sd import journal
 from prefork_sd.control import ControlServer
 from prefork_sd.errors import HookError
+from prefork_sd.foundry import Foundry
 from prefork_sd.herald import Herald
 from prefork_sd.hooks import Hooks
 from prefork_sd.journal import Event
 from prefork_sd.listeners import Listener
+from prefork_sd.mold import Mold, Order
 from prefork_sd.obituary import Obituary, obituary
-from prefork_sd.pool import Kill, Pool, Spawn, State
+from prefork_sd.pool import Child, Kill, Pool, Spawn, State
 from prefork_sd.process import Exit, Processes
 from prefork_sd.release import Release
-from prefork_sd.scoreboard import LastWords, Scoreboard
+from prefork_sd.scoreboard import LastWords, Scoreboard, Slot
 from prefork_sd.signals import SignalQueue
 from prefork_sd.workers.base import Worker
 
@@ -46,12 +49,16 @@ class Crew:
         self.releases: dict[int, Release] = {}
         self.reasons: dict[int, str] = {}  # why a worker was last sent a signal
         self.stopping = False
+        self.foundry = Foundry(processes, self.pid, lambda: self.SIG_QUEUE.wake())
 
     def boot_failed(self, generation: int, notice: Obituary, status: int) -> None:
         raise NotImplementedError
 
     def became_ready(self, worker: Worker) -> None:
         raise NotImplementedError
+
+    def bury_other(self, exit: Exit) -> None:
+        """A child that is neither a worker nor a mold has been reaped; it does not count."""
 
     def reap_workers(self) -> None:
         """Take note of every child that ended. One that is not ours is reaped, never counted."""
@@ -68,27 +75,89 @@ class Crew:
     def bury(self, exit: Exit) -> None:
         """A child is gone: say how, and draw the consequences."""
         now = time.monotonic()
+        self.welcome_workers()  # it may have died before we knew its pid
         worker = self.WORKERS.pop(exit.pid, None)
         if worker is None:
+            if mold := self.foundry.bury(exit.pid):
+                self.bury_mold(mold, exit)
+            else:
+                self.bury_other(exit)
             return
         self.observe(worker, now)  # what it had still said before it died
         child = self.pool.remove(exit.pid, now)
         assert child is not None
-        self.processes.kill(exit.pid, signal.SIGKILL, group=True)  # what it left running
+        if child.state is State.ABORTED:
+            self.processes.kill(exit.pid, signal.SIGKILL, group=True)  # what it left running
         reason = self.reasons.pop(exit.pid, "")
         requests = worker.tmp.in_hand()
         notice = obituary(child, exit, reason, worker.words.read(), requests, now)
-        self.log.log(
-            notice.level, "%s", notice.message, extra=journal.fields(notice.event, **notice.fields)
-        )
+        self.say(notice)
         self.scoreboard.give_back(worker.tmp)
         worker.words.close()
         self.hooks.child_exit(self, worker)
         if child.ready_at > now and not child.unwanted:
             self.boot_failed(child.generation, notice, exit.status)
 
+    def bury_mold(self, mold: Mold, exit: Exit) -> None:
+        """Without its mold, what was ordered from it is not going to be."""
+        now = time.monotonic()
+        ordered = [one for one in self.WORKERS.values() if one.generation == mold.generation]
+        ordered = [one for one in ordered if one.pid < 0]
+        reason = next((self.reasons[one.pid] for one in ordered if one.pid in self.reasons), "")
+        failed: tuple[Child, Obituary] | None = None
+        for worker in ordered:
+            child = self.forget_order(worker, now, failure=failed is None)
+            if failed is None and not child.unwanted:
+                notice = obituary(child, exit, reason, mold.words.read(), [], now)
+                self.say(notice)
+                failed = child, notice
+        if not ordered and mold.generation in self.releases and not self.stopping:
+            text = "the mold of generation %d %s; another is made when it is needed"
+            self.log.warning(text, mold.generation, exit)
+        mold.close()
+        if failed:
+            self.boot_failed(mold.generation, failed[1], exit.status)
+
+    def forget_order(self, worker: Worker, now: float, *, failure: bool) -> Child:
+        """A worker that was ordered will not be; `failure`: that counts as one."""
+        del self.WORKERS[worker.pid]
+        self.reasons.pop(worker.pid, None)
+        self.foundry.made(worker.generation, worker.age)
+        self.scoreboard.give_back(worker.tmp)
+        worker.words.close()
+        child = self.pool.children[worker.pid]
+        child.unwanted = child.unwanted or not failure
+        self.pool.remove(worker.pid, now)
+        return child
+
+    def welcome_workers(self) -> None:
+        """Hear the molds, and learn the pids of the workers they have made."""
+        for mold in self.foundry.hear():
+            if mold.threads:
+                self.log.warning(
+                    "the app started threads while it was imported (%s): they will not exist in "
+                    "the workers; if it needs them, set preload_app: no", ", ".join(mold.threads),
+                    extra=journal.fields(Event.CONFIG_WARNING),
+                )  # fmt: skip
+                mold.threads = []
+            while mold.refused:
+                age, why = mold.refused.pop()
+                if worker := self.WORKERS.get(-age):
+                    now = time.monotonic()
+                    self.forget_order(worker, now, failure=False)
+                    self.fork_failed(Spawn(mold.generation), OSError(why), now)
+        for worker in [one for one in self.WORKERS.values() if one.pid < 0 and one.tmp.pid]:
+            del self.WORKERS[worker.pid]
+            child = self.pool.rename(worker.pid, worker.tmp.pid)
+            worker.pid = child.pid
+            self.WORKERS[worker.pid] = worker
+            self.foundry.made(worker.generation, worker.age)
+            if child.state is State.RETIRING:  # it was not wanted any more before it lived
+                self.processes.kill(worker.pid, signal.SIGTERM)
+
     def observe_workers(self) -> None:
         """Read the scoreboard: who is ready, who drains, who is tired."""
+        self.welcome_workers()
         now = time.monotonic()
         for worker in self.WORKERS.values():
             self.observe(worker, now)
@@ -117,8 +186,12 @@ class Crew:
         reason = "has a request that takes too long"
         requests = worker.tmp.in_hand()
         notice = obituary(child, ended, reason, worker.words.read(), requests, now)
-        text = notice.message.replace("and was killed", "and drains", 1)
-        self.log.log(notice.level, "%s", text, extra=journal.fields(notice.event, **notice.fields))
+        text = notice.text.replace("and was killed", "and drains", 1)
+        self.say(dataclasses.replace(notice, text=text))
+
+    def say(self, notice: Obituary) -> None:
+        fields = journal.fields(notice.event, **notice.fields)
+        self.log.log(notice.level, "%s", notice.message, extra=fields)
 
     def murder_workers(self) -> None:
         """Deal with the workers that are late; feed the watchdog if we can serve."""
@@ -132,6 +205,7 @@ class Crew:
 
     def manage_workers(self) -> None:
         """Carry out the pool's plan."""
+        self.foundry.keep(() if self.stopping else (self.pool.serving, self.pool.target))
         for step in list(self.pool.plan(time.monotonic())):
             if isinstance(step, Kill):
                 self.kill_worker(step)
@@ -139,28 +213,27 @@ class Crew:
                 self.spawn_worker(step)
 
     def spawn_worker(self, spawn: Spawn) -> int:
-        """Fork one worker of that generation; return its pid, or 0 if a hook refused."""
+        """Fork one worker of that generation, or order it from its mold.
+
+        Return its pid; a negative number until the mold has made it; 0 if it cannot be.
+        """
         release = self.releases[spawn.generation]
         self.worker_age += 1
-        worker = release.worker_class(
-            self.worker_age,
-            self.pid,
-            self.sockets,
-            release.app,
-            release.cfg.timeout,
-            release.cfg,
-            self.log,
-        )
-        worker.generation, worker.hooks, worker.server = spawn.generation, release.hooks, self
-        worker.tmp, worker.words = self.scoreboard.take(), LastWords()
-        worker.wake_fd = self.SIG_QUEUE.write_fd
+        age, slot, words = self.worker_age, self.scoreboard.take(), LastWords()
+        worker = self.make_worker(spawn.generation, age, slot, words)
         now = time.monotonic()
         try:
             release.hooks.pre_fork(self, worker)
-            worker.pid = self.processes.fork(lambda: self.be_worker(worker))
+            if release.cfg.preload_app:
+                worker.pid = -age
+                cast = partial(self.cast_worker, spawn.generation)
+                order = Order(age, slot.index, words.fd)
+                self.foundry.order(release, spawn.generation, order, cast, self.leave_arbiter)
+            else:
+                worker.pid = self.processes.fork(partial(self.be_worker, worker))
         except (HookError, OSError) as error:
-            self.scoreboard.give_back(worker.tmp)
-            worker.words.close()
+            self.scoreboard.give_back(slot)
+            words.close()
             self.fork_failed(spawn, error, now)
             return 0
         self.WORKERS[worker.pid] = worker
@@ -177,13 +250,36 @@ class Crew:
         self.log.error("%s", notice.text, extra=journal.fields(event))
         self.boot_failed(spawn.generation, notice, 0)
 
-    def be_worker(self, worker: Worker) -> int:
-        """The child's first steps: let go of what is the arbiter's."""
+    def make_worker(self, generation: int, age: int, slot: Slot, words: LastWords) -> Worker:
+        release = self.releases[generation]
+        cfg = release.cfg
+        worker = release.worker_class(
+            age, self.pid, self.sockets, release.app, cfg.timeout, cfg, self.log
+        )
+        worker.generation, worker.hooks, worker.server = generation, release.hooks, self
+        worker.tmp, worker.words, worker.wake_fd = slot, words, self.SIG_QUEUE.write_fd
+        return worker
+
+    def leave_arbiter(self) -> None:
+        """In a child: let go of what is the arbiter's."""
         if self.control:
             self.control.close_in_child()
+        self.herald.close()
         for other in self.WORKERS.values():
             other.words.close()
         self.SIG_QUEUE.close_reading()
+
+    def be_worker(self, worker: Worker) -> int:
+        """In a child: live."""
+        self.leave_arbiter()
+        return worker.init_process()
+
+    def cast_worker(
+        self, generation: int, age: int, slot: int, words: LastWords, app: object
+    ) -> int:
+        """In a child of a mold: live as that worker, with the app that is imported already."""
+        worker = self.make_worker(generation, age, self.scoreboard.slot(slot), words)
+        worker.wsgi = app
         return worker.init_process()
 
     def spawn_workers(self) -> None:
@@ -194,11 +290,15 @@ class Crew:
         """Send a signal to a worker and remember why."""
         now = time.monotonic()
         self.reasons[kill.pid] = kill.reason
-        final = kill.signal == signal.SIGKILL
         self.pool.killed(kill, now)
-        self.processes.kill(kill.pid, kill.signal, group=final)
-        if kill.signal == signal.SIGABRT:  # a stopped one shall hear it, too
-            self.processes.kill(kill.pid, signal.SIGCONT)
+        pid = kill.pid
+        if pid < 0:  # ordered, but not made yet: only its mold can be blamed
+            forced = kill.signal in (signal.SIGABRT, signal.SIGKILL)
+            pid = self.foundry.pid_of(self.WORKERS[pid].generation) if forced else 0
+        if pid:
+            self.processes.kill(pid, kill.signal, group=kill.signal == signal.SIGKILL)
+        if pid and kill.signal == signal.SIGABRT:  # a stopped one shall hear it, too
+            self.processes.kill(pid, signal.SIGCONT)
         self.log.debug("%s to worker %d: %s", kill.signal.name, kill.pid, kill.reason)
 
     def kill_workers(self, signum: Signals, reason: str) -> None:
@@ -207,15 +307,16 @@ class Crew:
             self.kill_worker(Kill(pid, signum, reason))
 
     def end_workers(self) -> None:
-        """End what is left of them, within HALT_GRACE."""
+        """End what is left of them and of their molds, within HALT_GRACE."""
         deadline = time.monotonic() + HALT_GRACE
         self.kill_workers(signal.SIGQUIT, "the server halts")
-        while self.WORKERS:
-            for exit in self.processes.reap():
-                self.WORKERS.pop(exit.pid, None)
+        self.foundry.keep(())
+        living = {pid for pid in self.WORKERS if pid > 0} | set(self.foundry.pids())
+        while living:
+            living -= {exit.pid for exit in self.processes.reap() if not exit.stopped}
             left = deadline - time.monotonic()
             if left <= 0:
-                for pid in self.WORKERS:
+                for pid in living:
                     self.processes.kill(pid, signal.SIGKILL, group=True)
                 return
             poll = select.poll()

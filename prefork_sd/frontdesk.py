@@ -28,7 +28,7 @@ def answer(server: "Arbiter", call: Call) -> None:
         case "io.prefork.sd.Scale":
             number = call.parameters["workers"]
             if isinstance(number, int) and 1 <= number <= MOST_WORKERS:
-                server.set_workers(number)
+                server.scale(number)
                 call.reply({"workers": number})
             else:
                 call.error("org.varlink.service.InvalidParameter", {"parameter": "workers"})

@@ -60,8 +60,16 @@ class Herald:
             self.stopping, self._status = True, text
             self._notifier.send(notify.stopping(text))
 
+    def keep(self, name: str, fd: int) -> None:
+        """Have systemd keep a file for our next life: FDSTORE=1 of sd_notify(3)."""
+        self._notifier.send({"FDSTORE": "1", "FDNAME": name, "FDPOLL": "0"}, fds=(fd,))
+
     def ping(self, now: float) -> None:
         """WATCHDOG=1: from READY on, twice in each period."""
         if self.ready and self._interval < inf:
             self._notifier.send(notify.watchdog())
             self.next_ping = now + self._interval
+
+    def close(self) -> None:
+        """In a child: say nothing any more."""
+        self._notifier.close()

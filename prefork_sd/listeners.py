@@ -110,6 +110,12 @@ class Listener:
         """SERVER_PORT of PEP 3333, which is never empty: a unix socket says "80"."""
         return "80" if self.is_unix else str(self.where.port)
 
+    def claim(self, ours: bool) -> None:
+        """After a re-exec: it is ours if it was."""
+        self.ours = ours
+        if ours and self.is_unix:
+            self.file = _identity(self.where.path)
+
     def close(self) -> None:
         """Close it; the socket file goes too if this process made it and it is still that one."""
         if self.file is not None and self.file == _identity(path := self.where.path):

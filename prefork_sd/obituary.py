@@ -1,5 +1,6 @@
 """How a worker's end is put on record: one record, with all the evidence there is."""
 
+import importlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from prefork_sd.scoreboard import InHand
 
 NOT_THE_APP = (
     f'  File "{Path(__file__).parent}/',
-    '  File "<frozen runpy>"',
+    '  File "<frozen ',
+    f'  File "{importlib.__file__}"',
     "Fatal Python error: Aborted",
     "Extension modules:",
 )
@@ -40,7 +42,7 @@ def obituary(
     `reason` is that of the last `Kill`, `requests` are those it had in hand.
     """
     fields = facts(child, exit, requests)
-    name = f"worker {child.pid}"
+    name = f"worker {child.pid}" if child.pid > 0 else f"the mold of generation {child.generation}"
     held = holding(requests, now)
     if child.state is State.ABORTED:
         text = f"{name} {reason}{held} and was killed"

@@ -45,12 +45,14 @@ class Child:
     tired: bool = False  # has served its share and asks for a successor
     unwanted: bool = False  # its death is our doing and says nothing about its code
     stopped: bool = False  # by SIGSTOP or the like
+    patience: float = inf  # until when it may stay so
     hurried: bool = False  # was told to leave without draining
 
     def due(self) -> float:
         """When it has to be dealt with if nothing is heard of it."""
         promised = self.state in (State.READY, State.RETIRING)
-        return min(self.deadline, self.promise) if promised else self.deadline
+        deadline = min(self.deadline, self.promise) if promised else self.deadline
+        return min(deadline, self.patience) if self.state is not State.ABORTED else deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,12 @@ class Pool:
         self.children[pid] = child
         return child
 
+    def rename(self, pid: int, known: int) -> Child:
+        """A worker that was ordered from a mold, under a negative number, has its pid now."""
+        child = self.children[known] = self.children.pop(pid)
+        child.pid = known
+        return child
+
     def observe(
         self,
         pid: int,
@@ -139,12 +147,12 @@ class Pool:
     def stopped(self, pid: int, now: float) -> None:
         """A worker was stopped; if nobody continues it, it has to go."""
         if child := self.children.get(pid):
-            child.stopped, child.deadline = True, min(child.deadline, now + STOPPED_GRACE)
+            child.stopped, child.patience = True, now + STOPPED_GRACE
 
     def continued(self, pid: int) -> None:
         """A stopped worker runs again."""
-        if (child := self.children.get(pid)) and child.state is State.READY:
-            child.stopped, child.deadline = False, inf
+        if child := self.children.get(pid):
+            child.stopped, child.patience = False, inf
 
     def remove(self, pid: int, now: float) -> Child | None:
         """A worker is gone; None if it was never ours."""
@@ -157,8 +165,10 @@ class Pool:
         return child
 
     def fork_failed(self, spawn: Spawn, now: float) -> None:
-        """A `Spawn` could not be carried out."""
-        self.throttles.setdefault(spawn.generation, Throttle()).failed(now)
+        """A `Spawn` could not be carried out. The next attempt waits: no death will wake us."""
+        throttle = self.throttles.setdefault(spawn.generation, Throttle())
+        throttle.failures = max(throttle.failures, 1)
+        throttle.failed(now)
 
     def _healthy(self, generation: int, now: float) -> bool:
         """Whether others of that generation have lived long enough to vouch for its code."""
@@ -217,30 +227,35 @@ class Pool:
 
     def _plan_canary(self, alive: list[Child], now: float) -> Iterator[Spawn | Kill]:
         others = [child for child in alive if child.generation != self.target]
-        if not any(child.generation == self.target for child in self.children.values()):
-            yield Spawn(self.target)
-        yield from self._spawn(self.serving, self.want - len(others), now)
         rejected = [child for child in others if child.generation > self.serving]
-        yield from (Kill(child.pid, SIGTERM, "superseded") for child in rejected)
-        surplus = len(others) - len(rejected) - self.want
         kept = [child for child in others if child.generation <= self.serving]
-        yield from (Kill(child.pid, SIGTERM, "fewer workers") for child in kept[: max(surplus, 0)])
+        surplus = self._surplus(kept)
+        yield from (Kill(child.pid, SIGTERM, "superseded") for child in rejected)
+        yield from (Kill(child.pid, SIGTERM, "fewer workers") for child in surplus)
+        room = self.want + self.surge - (len(alive) - len(rejected) - len(surplus))
+        if room > 0 and not any(one.generation == self.target for one in self.children.values()):
+            yield Spawn(self.target)
+            room -= 1
+        yield from self._spawn(self.serving, min(self.want - len(kept), room), now)
 
     def _plan_rollout(self, alive: list[Child], now: float) -> Iterator[Spawn | Kill]:
         fresh = [child for child in alive if child.generation == self.target and not child.tired]
         old = [child for child in alive if child.generation != self.target or child.tired]
-        room = self.want + self.surge - len(alive)
-        yield from self._spawn(self.target, min(self.want - len(fresh), room), now)
         booting = [child for child in old if child.state is State.BOOTING]
-        yield from (Kill(child.pid, SIGTERM, "superseded") for child in booting)
         spare = sum(child.state is State.READY for child in alive) - self.want
         leaving = [child for child in old if child.state is State.READY][: max(spare, 0)]
+        surplus = self._surplus(fresh)
+        yield from (Kill(child.pid, SIGTERM, "superseded") for child in booting)
         for child in leaving:
             yield Kill(child.pid, SIGTERM, "tired" if child.tired else "replaced")
-        surplus = len(fresh) - self.want
-        if surplus > 0:  # those that cannot serve yet go first, then the longest in service
-            fresh.sort(key=lambda child: (child.state is State.READY, child.age))
-            yield from (Kill(child.pid, SIGTERM, "fewer workers") for child in fresh[:surplus])
+        yield from (Kill(child.pid, SIGTERM, "fewer workers") for child in surplus)
+        room = self.want + self.surge - (len(alive) - len(booting) - len(leaving) - len(surplus))
+        yield from self._spawn(self.target, min(self.want - len(fresh), room), now)
+
+    def _surplus(self, children: list[Child]) -> list[Child]:
+        """More than wanted: those that cannot serve yet go first, then the longest in service."""
+        children = sorted(children, key=lambda child: (child.state is State.READY, child.age))
+        return children[: max(len(children) - self.want, 0)]
 
     def _spawn(self, generation: int, wanted: int, now: float) -> Iterator[Spawn]:
         """At most what the generation's throttle allows: after a failure, one at a time."""

@@ -1,17 +1,21 @@
 """The only door to processes: fork, kill, wait, exec, their titles and their parents."""
 
 import ctypes
+import errno
+import grp
 import os
+import pwd
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from prefork_sd import signals
-from prefork_sd.errors import ExitCode
+from prefork_sd.errors import ExitCode, PreforkError
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
@@ -112,6 +116,63 @@ def _be_child(run: Callable[[], int]) -> NoReturn:
         os._exit(code)
 
 
+def fork_orphan(run: Callable[[], int]) -> None:
+    """Fork a process for our subreaper: it is handed over before `run` is called in it.
+
+    Returns when that is under way. Raises OSError if it could not be forked.
+    """
+    gone, held = os.pipe2(os.O_CLOEXEC)
+    with signals.blocked():
+        between = os.fork()
+        if between == 0:
+            _fork_again(run, gone, held)
+    os.close(held)
+    os.close(gone)
+    _, status = os.waitpid(between, 0)
+    if status:
+        raise OSError(os.waitstatus_to_exitcode(status), "cannot fork")
+
+
+def _fork_again(run: Callable[[], int], gone: int, held: int) -> NoReturn:
+    """Between a process and its orphan. `gone` reads as ended when we have left."""
+    code = errno.EAGAIN
+    try:
+        if os.fork() == 0:
+            os.close(held)
+            _be_child(partial(_wait_for, gone, run))
+        code = 0
+    except OSError as error:
+        code = error.errno or code
+    finally:
+        os._exit(code)
+
+
+def _wait_for(gone: int, run: Callable[[], int]) -> int:
+    while os.read(gone, 1):
+        pass
+    os.close(gone)
+    return run()
+
+
+def become(user: str, group: str) -> None:
+    """Take on a user and group for good, unless we are them. Raises PreforkError."""
+    if not user:
+        return
+    try:
+        entry = pwd.getpwnam(user)
+        gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid
+    except KeyError as error:
+        raise PreforkError(f"user/group: {error.args[0]}") from None
+    if os.geteuid() == entry.pw_uid and os.getegid() == gid:
+        return
+    try:
+        os.initgroups(user, gid)
+        os.setgid(gid)
+        os.setuid(entry.pw_uid)
+    except PermissionError:
+        raise PreforkError(f"cannot become user {user}: only root may change users") from None
+
+
 def die_with_parent(parent: int, signum: int) -> None:
     """Have the kernel send us `signum` when the parent goes; at once if it has gone already."""
     _prctl(PR_SET_PDEATHSIG, signum)
@@ -126,8 +187,8 @@ def become_subreaper() -> None:
 
 def _prctl(option: int, value: int) -> None:
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), "prctl")
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "prctl")
 
 
 def set_title(title: str) -> None:

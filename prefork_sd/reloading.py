@@ -64,7 +64,7 @@ def begin(server: "Arbiter", reload: Reload) -> None:
         generation = server.pool.begin()
         server.releases[generation] = release
         reload.start(generation, now)
-        server.pool.want = server.num_workers
+        server.set_workers(server.num_workers)
         fields = journal.fields(Event.RELOAD_BEGIN, PREFORK_SD_GENERATION=generation)
         server.log.info("reload: generation %d begins with one worker", generation, extra=fields)
     except PreforkError as error:

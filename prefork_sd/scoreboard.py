@@ -59,6 +59,10 @@ class Scoreboard:
         self.memory = mmap.mmap(fd, size)
         self._free = list(range(SLOTS - 1, -1, -1))
 
+    def close(self) -> None:
+        """Let go of the file behind it; a mapping that is in use stays."""
+        os.close(self.fd)
+
     def take(self) -> "Slot":
         """Hand out an empty slot, or raise OverflowError when none is left."""
         if not self._free:
@@ -66,6 +70,21 @@ class Scoreboard:
         slot = Slot(self.memory, self._free.pop())
         slot.clear()
         return slot
+
+    def claim(self, index: int) -> "Slot":
+        """A slot that was handed out before a re-exec, with what its worker wrote."""
+        self._free.remove(index)
+        return self.slot(index)
+
+    def blind(self) -> "Slot":
+        """A slot for a worker that writes to another scoreboard: booted, and never late."""
+        slot = self.take()
+        slot.raise_flag(BOOTED)
+        return slot
+
+    def slot(self, index: int) -> "Slot":
+        """A slot that was handed out."""
+        return Slot(self.memory, index)
 
     def give_back(self, slot: "Slot") -> None:
         self._free.append(slot.index)

@@ -25,6 +25,13 @@ class SignalQueue:
         signal.set_wakeup_fd(self.write_fd, warn_on_full_buffer=False)
         for signum in signals:
             signal.signal(signum, self.put)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a re-exec has held them back
+
+    def adopt(self, read_fd: int, write_fd: int) -> None:
+        """Go on with the pipe of the image before a re-exec, which the workers write to."""
+        os.close(self._read_fd)
+        os.close(self.write_fd)
+        self._read_fd, self.write_fd = read_fd, write_fd
 
     def put(self, signum: int, frame: FrameType | None = None) -> None:
         """The handler of every signal: no log, no lock."""

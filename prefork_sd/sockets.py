@@ -3,16 +3,16 @@
 import os
 from collections.abc import Callable
 
-from prefork_sd import activation, listeners
+from prefork_sd import listeners
+from prefork_sd.activation import Inherited
 from prefork_sd.config import DEFAULT_BIND, Config
 from prefork_sd.control import ControlServer
 from prefork_sd.errors import ConfigError, Problem
 from prefork_sd.listeners import Listener
 
 
-def opened(cfg: Config, pid: int, warn: Callable[[str], None]) -> list[Listener]:
+def opened(cfg: Config, given: Inherited, warn: Callable[[str], None]) -> list[Listener]:
     """Take or open the sockets on which the app is served. Raises ConfigError."""
-    given = activation.inherited(os.environ, pid)
     for warning in given.warnings:
         warn(warning)
     found = [listeners.adopt(name, fd) for name, fd in given.listeners if name == "http"]

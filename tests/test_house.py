@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
         "activation",
         "imports",
         "journal",
+        "keepsake",
         "listeners",
         "notify",
         "pidfile",
@@ -44,8 +45,10 @@ FLOORS: list[set[str]] = [
     {"workers.sync", "workers.threads"},
     # the arbiter
     {"release", "bulletin"},
+    {"mold"},
+    {"foundry"},
     {"crew", "reloading"},
-    {"frontdesk"},
+    {"frontdesk", "reexec"},
     {"arbiter"},
     # 7: commands
     {"cli", "generator"},

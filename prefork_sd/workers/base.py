@@ -1,10 +1,8 @@
 """What every worker is: a process with a slot on the scoreboard that drains when it is told to."""
 
 import faulthandler
-import grp
 import logging
 import os
-import pwd
 import signal
 import sys
 import traceback
@@ -89,7 +87,8 @@ class Worker:
         process.set_title(f"prefork-sd: worker [{self.proc_name}]")
         try:
             self.hooks.post_fork(self.server, self)
-            self.become_user()
+            process.become(self.cfg.user, self.cfg.group)
+            process.die_with_parent(self.ppid, signal.SIGTERM)  # a change of user clears it
             self.load()
             self.hooks.post_worker_init(self)
         except AppImportError as error:
@@ -112,29 +111,10 @@ class Worker:
         return ExitCode.CLEAN
 
     def load(self) -> None:
-        """Get the app: into `self.wsgi`."""
-        self.app.prepare()
-        self.wsgi = self.app.wsgi()
-
-    def become_user(self) -> None:
-        """Take on the user and group of the configuration, unless we are them already."""
-        name = self.cfg.user
-        if not name:
-            return
-        try:
-            entry = pwd.getpwnam(name)
-            gid = grp.getgrnam(self.cfg.group).gr_gid if self.cfg.group else entry.pw_gid
-        except KeyError as error:
-            raise PreforkError(f"user/group: {error.args[0]}") from None
-        if os.geteuid() == entry.pw_uid and os.getegid() == gid:
-            return
-        try:
-            os.initgroups(name, gid)
-            os.setgid(gid)
-            os.setuid(entry.pw_uid)
-        except PermissionError:
-            raise PreforkError(f"cannot become user {name}: only root may change users") from None
-        process.die_with_parent(self.ppid, signal.SIGTERM)  # a change of user clears it
+        """Get the app: into `self.wsgi`, unless a mold has imported it already."""
+        if self.wsgi is None:
+            self.app.prepare()
+            self.wsgi = self.app.wsgi()
 
     def fail_to_boot(self, text: str, status: int) -> int:
         """Leave the reason for the arbiter, which puts it on record."""

@@ -138,9 +138,9 @@ class Machine:
     def _await_ready(self, ready: socket.socket) -> int:
         """The pid of systemd-nspawn, once the machine inside says READY=1."""
         assert self._process
-        gone = os.pidfd_open(self._process.pid)
+        inbox, gone = ready.fileno(), os.pidfd_open(self._process.pid)
         try:
-            while ready in select.select([ready, gone], [], [], BOOT_TIMEOUT)[0]:
+            while inbox in select.select([inbox, gone], [], [], BOOT_TIMEOUT)[0]:
                 message, control, _, _ = ready.recvmsg(4096, socket.CMSG_SPACE(12))
                 if b"READY=1" in message.split(b"\n"):
                     return int.from_bytes(control[0][2][:4], "little")  # its struct ucred

@@ -32,9 +32,14 @@ class Service:
         self.state = f"/var/lib/prefork-sd/{name}"
         self.unix = f"/run/prefork-sd/{name}.sock"
         self.code = "\n".join(textwrap.dedent(part) for part in (code, *more))
-        self.settings = {"app": "app:app", "directory": f"/srv/{name}", "workers": 2} | settings
+        self.settings: dict[str, Any] = {
+            "app": "app:app",
+            "directory": f"/srv/{name}",
+            "workers": 2,
+        } | settings
         self.deploy(self.code)
         self.configure()
+        machine.run("systemctl daemon-reload")
 
     def deploy(self, code: str) -> None:
         """Put this code in place of the app's."""
@@ -45,11 +50,10 @@ class Service:
         return self.code.replace('VERSION = "1"', f'VERSION = "{text}"')
 
     def configure(self, **settings: Any) -> None:
-        """Write the YAML with these settings changed, and let systemd see it."""
+        """Write the YAML with these settings changed."""
         values = self.settings | settings
         lines = (f"{key}: {json.dumps(value)}\n" for key, value in values.items())
         self.machine.write(self.yaml, "".join(lines))
-        self.machine.run("systemctl daemon-reload")
 
     def remove(self) -> None:
         """Stop it and take its YAML and units away."""
@@ -80,10 +84,14 @@ class Service:
         """The worker processes, ready or not."""
         return self.pids() - {self.main_pid}
 
-    def get(self, path: str = "/", check: bool = True) -> str:
-        """A page by the default socket."""
-        url = f"http://{self.name}{path}"
-        return self.machine.curl(url, "--fail", "--unix-socket", self.unix, check=check).out
+    def get(self, path: str = "/") -> str:
+        """A page, by the first address of `bind`."""
+        bind = self.settings.get("bind", f"unix:{self.unix}")
+        first = bind if isinstance(bind, str) else bind[0]
+        if first.startswith("unix:"):
+            url, how = f"http://{self.name}{path}", ("--unix-socket", first.removeprefix("unix:"))
+            return self.machine.curl(url, "--fail", *how).out
+        return self.machine.curl(f"http://{first}{path}", "--fail").out
 
     def records(self, **fields: str) -> list[dict[str, Any]]:
         """The service's journal; of `fields`, each has to be in the text of a record's field."""
