@@ -153,7 +153,8 @@ class Crew:
             self.WORKERS[worker.pid] = worker
             self.foundry.made(worker.generation, worker.age)
             if child.state is State.RETIRING:  # it was not wanted any more before it lived
-                self.processes.kill(worker.pid, signal.SIGTERM)
+                farewell = signal.SIGQUIT if child.hurried else signal.SIGTERM
+                self.processes.kill(worker.pid, farewell)
 
     def observe_workers(self) -> None:
         """Read the scoreboard: who is ready, who drains, who is tired."""
@@ -169,7 +170,7 @@ class Crew:
             now,
             booted=slot.booted,
             promise=slot.deadline,
-            accepting=not slot.draining,
+            accepting=not (slot.draining or self.is_held_up(worker)),
             tired=slot.tired,
         )
         if became_ready:
@@ -177,6 +178,11 @@ class Crew:
         if slot.hung and not worker.mourned:
             worker.mourned = True
             self.mourn(worker, now)
+
+    def is_held_up(self, worker: Worker) -> bool:
+        """Whether it hears that it has to drain when the app returns, and before it accepts."""
+        told = self.pool.children[worker.pid].state is State.RETIRING
+        return told and worker.inline and worker.tmp.occupied(0)
 
     def mourn(self, worker: Worker, now: float) -> None:
         """A threaded worker with a hung request drains: put its evidence on record now."""
@@ -249,6 +255,7 @@ class Crew:
         notice = Obituary(logging.ERROR, event, f"cannot start a worker: {error}")
         self.log.error("%s", notice.text, extra=journal.fields(event))
         self.boot_failed(spawn.generation, notice, 0)
+        self.SIG_QUEUE.wake()  # what follows from it is planned in the next turn
 
     def make_worker(self, generation: int, age: int, slot: Slot, words: LastWords) -> Worker:
         release = self.releases[generation]
@@ -299,6 +306,8 @@ class Crew:
             self.processes.kill(pid, kill.signal, group=kill.signal == signal.SIGKILL)
         if pid and kill.signal == signal.SIGABRT:  # a stopped one shall hear it, too
             self.processes.kill(pid, signal.SIGCONT)
+        if kill.signal == signal.SIGTERM:
+            self.SIG_QUEUE.wake()  # to see whether it is held up
         self.log.debug("%s to worker %d: %s", kill.signal.name, kill.pid, kill.reason)
 
     def kill_workers(self, signum: Signals, reason: str) -> None:
@@ -312,8 +321,7 @@ class Crew:
         self.kill_workers(signal.SIGQUIT, "the server halts")
         self.foundry.keep(())
         living = {pid for pid in self.WORKERS if pid > 0} | set(self.foundry.pids())
-        while living:
-            living -= {exit.pid for exit in self.processes.reap() if not exit.stopped}
+        while living := living - {exit.pid for exit in self.processes.reap() if exit.final}:
             left = deadline - time.monotonic()
             if left <= 0:
                 for pid in living:

@@ -4,6 +4,7 @@ import importlib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import SIGTERM
 
 from prefork_sd.journal import Event
 from prefork_sd.pool import Child, State
@@ -48,7 +49,8 @@ def obituary(
         text = f"{name} {reason}{held} and was killed"
         event = Event.WORKER_HUNG if child.ready_at <= now else Event.WORKER_BOOT_FAILED
         return Obituary(logging.ERROR, event, text, evidence(words), fields)
-    if child.unwanted and not exit.signal and not exit.status:
+    obeyed = child.ready_at > now and exit.signal == SIGTERM  # as one that boots does
+    if child.unwanted and (obeyed or not (exit.signal or exit.status)):
         return Obituary(logging.INFO, Event.WORKER_EXITED, f"{name} has left", "", fields)
     if child.ready_at > now and not exit.signal and words:
         summary, _, details = words.partition("\n")

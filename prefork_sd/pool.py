@@ -8,7 +8,7 @@ carries them out. Times are seconds of one monotonic clock, always passed in.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from math import ceil, inf
+from math import inf
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, Signals
 
 YOUNG = 1.0  # seconds READY before a death no longer looks like a crash loop
@@ -134,15 +134,15 @@ class Pool:
         """Take note of what a worker says of itself; True if it has just become READY."""
         child = self.children[pid]
         child.promise, child.accepting, child.tired = promise, accepting, tired
+        became_ready = booted and child.state is State.BOOTING
+        if became_ready:
+            child.state, child.ready_at, child.deadline = State.READY, now, inf
+            self.ever_ready = True
+            if child.generation == self.target:
+                self.serving = self.target
         if child.state is State.READY and not accepting:  # it drains without being told
             self._retire(child, now + self.graceful_timeout)
-        if not booted or child.state is not State.BOOTING:
-            return False
-        child.state, child.ready_at, child.deadline = State.READY, now, inf
-        self.ever_ready = True
-        if child.generation == self.target:
-            self.serving = self.target
-        return True
+        return became_ready
 
     def stopped(self, pid: int, now: float) -> None:
         """A worker was stopped; if nobody continues it, it has to go."""
@@ -244,18 +244,19 @@ class Pool:
         booting = [child for child in old if child.state is State.BOOTING]
         spare = sum(child.state is State.READY for child in alive) - self.want
         leaving = [child for child in old if child.state is State.READY][: max(spare, 0)]
-        surplus = self._surplus(fresh)
+        most = self.want + self.surge + len(booting) + len(leaving)
+        surplus = self._surplus(fresh, len(alive) - most)
         yield from (Kill(child.pid, SIGTERM, "superseded") for child in booting)
         for child in leaving:
             yield Kill(child.pid, SIGTERM, "tired" if child.tired else "replaced")
         yield from (Kill(child.pid, SIGTERM, "fewer workers") for child in surplus)
-        room = self.want + self.surge - (len(alive) - len(booting) - len(leaving) - len(surplus))
+        room = most + len(surplus) - len(alive)
         yield from self._spawn(self.target, min(self.want - len(fresh), room), now)
 
-    def _surplus(self, children: list[Child]) -> list[Child]:
+    def _surplus(self, children: list[Child], least: int = 0) -> list[Child]:
         """More than wanted: those that cannot serve yet go first, then the longest in service."""
         children = sorted(children, key=lambda child: (child.state is State.READY, child.age))
-        return children[: max(len(children) - self.want, 0)]
+        return children[: max(len(children) - self.want, least, 0)]
 
     def _spawn(self, generation: int, wanted: int, now: float) -> Iterator[Spawn]:
         """At most what the generation's throttle allows: after a failure, one at a time."""
@@ -348,10 +349,5 @@ class Pool:
         return [
             child
             for child in self.children.values()
-            if child.generation != self.target and child.accepting
+            if child.generation != self.target and child.accepting and child.ready_at < inf
         ]
-
-
-def quarter(workers: int) -> int:
-    """The default surge: a quarter of the workers, at least one."""
-    return max(1, ceil(workers / 4))

@@ -33,6 +33,11 @@ class Exit:
     stopped: bool = False
     continued: bool = False
 
+    @property
+    def final(self) -> bool:
+        """Whether the process is gone."""
+        return not (self.stopped or self.continued)
+
     def __str__(self) -> str:
         if self.stopped:
             return f"stopped by {signal_name(self.signal)}"

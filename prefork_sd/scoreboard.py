@@ -188,6 +188,10 @@ class Slot:
     def connections(self) -> int:
         return self._half[CONNECTIONS]
 
+    def occupied(self, lane: int) -> bool:
+        """Whether a request is in hand there."""
+        return self._real[RECORD * (lane + 1) // 8] != 0.0
+
     def in_hand(self) -> list[InHand]:
         """The requests in hand, the oldest first."""
         found = []

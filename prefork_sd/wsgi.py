@@ -4,7 +4,6 @@ import os
 import stat
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -60,6 +59,9 @@ class FileSlice:
     fd: int
     offset: int
     left: int
+
+
+Piece = bytes | memoryview | FileSlice
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +131,15 @@ def base_environ(
     *,
     server_name: str,
     server_port: str,
-    remote_addr: str,
-    remote_port: str,
     scheme: str,
     multithread: bool,
     multiprocess: bool,
 ) -> Environ:
-    """What does not change from one request of a connection to the next."""
+    """What does not change from one request of a listener to the next."""
     return {
         "SERVER_NAME": server_name,
         "SERVER_PORT": server_port,
         "SERVER_SOFTWARE": "prefork-sd",
-        "REMOTE_ADDR": remote_addr,
-        "REMOTE_PORT": remote_port,
         "SCRIPT_NAME": "",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
@@ -154,10 +152,13 @@ def base_environ(
     }
 
 
-def make_environ(base: Mapping[str, Any], head: http1.Head, body: IO[bytes]) -> Environ:
-    """The environ of one request: PEP 3333, "environ Variables"."""
+def make_environ(
+    base: Mapping[str, Any], remote: tuple[str, str], head: http1.Head, body: IO[bytes]
+) -> Environ:
+    """The environ of one request: PEP 3333, "environ Variables". `remote`: address and port."""
     path = head.path
     environ = {**base, **head.environ}
+    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = remote
     environ["REQUEST_METHOD"] = head.method
     environ["SERVER_PROTOCOL"] = head.version
     environ["RAW_URI"] = environ["REQUEST_URI"] = head.target
@@ -210,7 +211,7 @@ class Response:
         self._client = client
         self._room = room  # bytes that may wait for the client before the app has to wait
         self.keep_alive = keep_alive
-        self.out: deque[bytes | FileSlice] = deque()
+        self.out: list[Piece] = []
         self.pending = 0  # bytes in `out`, but for files
         self.sent = 0  # bytes of the body produced so far
         self.done = False

@@ -172,7 +172,7 @@ class HeadReader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._small = min(limits.line, limits.field, limits.head)
+        self._small = limits.smallest
         self._last: Head | None = None
         self._environ: dict[str, str] = {}  # of the last head, before its user changed anything
         self._forget_progress()

@@ -1,5 +1,6 @@
 """The words of the grammar that heads, bodies and responses share: tokens, limits, the refusal."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -29,6 +30,10 @@ class Limits:
     body: int = 1 << 30
     chunk_extension: int = 1024
     trailers: int = 8192
+    smallest: int = dataclasses.field(init=False)  # a head that is not longer keeps all of them
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "smallest", min(self.line, self.field, self.head))
 
 
 class BadRequest(Exception):  # noqa: N818  (the name of the status)

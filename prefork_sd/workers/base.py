@@ -31,9 +31,13 @@ MEANT_FOR_THE_ARBITER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.S
 class Worker:
     """One worker process. Made by the arbiter before the fork; everything else happens after it.
 
+    `inline` says that the app is called by the thread that accepts: nothing is accepted meanwhile.
+
     A way to serve overrides `run`, which serves until `alive` is false and what was accepted is
     answered, calling `notify` before each thing that may take long.
     """
+
+    inline = False
 
     def __init__(
         self,
@@ -102,6 +106,8 @@ class Worker:
             text = "".join(traceback.format_exception(error))
             summary = f"{type(error).__name__}: {error}"
             return self.fail_to_boot(f"{summary}\n{text}", ExitCode.WORKER_BOOT_ERROR)
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        signal.siginterrupt(signal.SIGTERM, False)
         self.tmp.raise_flag(BOOTED)
         self.wake_arbiter()
         try:
@@ -124,16 +130,18 @@ class Worker:
     # ---- signals
 
     def init_signals(self) -> None:
-        """TERM drains, INT and QUIT leave at once, ABRT leaves its stacks behind and dies."""
+        """TERM drains, INT and QUIT leave at once, ABRT leaves its stacks behind and dies.
+
+        Until the worker has booted, TERM keeps its default: nothing is to be drained, and code that
+        hangs in its import would never let a handler run.
+        """
         self.signals = SignalQueue()
         self.signals.install(())
-        signal.signal(signal.SIGTERM, self.handle_exit)
         signal.signal(signal.SIGINT, self.handle_quit)
         signal.signal(signal.SIGQUIT, self.handle_quit)
         signal.signal(signal.SIGABRT, self.handle_abort)
         for signum in MEANT_FOR_THE_ARBITER:
             signal.signal(signum, self.handle_nothing)
-        signal.siginterrupt(signal.SIGTERM, False)
         # writes the stacks from C, then hands over to handle_abort if Python still runs
         faulthandler.enable(file=self.words.fd, all_threads=True)
 
@@ -141,8 +149,6 @@ class Worker:
         """Not SIG_IGN, which the programs that an app starts would inherit."""
 
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
-        if not self.booted:
-            os._exit(ExitCode.CLEAN)
         self.alive = False
 
     def handle_quit(self, signum: int, frame: FrameType | None) -> None:

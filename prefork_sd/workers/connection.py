@@ -3,20 +3,24 @@
 import os
 import select
 import socket
-from collections import deque
-from contextlib import suppress
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
 from math import inf
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 
 from prefork_sd import http1
-from prefork_sd.wsgi import Environ, FileSlice, Response
+from prefork_sd.config import Config
+from prefork_sd.wsgi import Environ, FileSlice, Piece, Response
 
 RECEIVE = 65536  # bytes taken by one recv(2)
 SLICE = 1 << 20  # bytes sent by one sendfile(2)
+LINGER_NOT = struct.pack("ii", 1, 0)  # l_onoff, l_linger of socket(7)
+IOV_MAX = 1024  # of one writev(2)
 UNWATCHED = -1  # `Connection.events` while epoll does not know it
 
 
@@ -63,7 +67,10 @@ class Body:
 
 
 class Connection:
-    """The protocol's state for one client. It knows its socket, but neither epoll nor the app."""
+    """The protocol's state for one client. It knows its socket, but neither epoll nor the app.
+
+    The socket is a mere descriptor: an object for it would cost a third of a short connection.
+    """
 
     __slots__ = (
         "_body",
@@ -86,22 +93,21 @@ class Connection:
         "request",
         "response",
         "served",
-        "sock",
     )
 
     def __init__(
         self,
-        sock: socket.socket,
+        fd: int,
         base: Environ,
+        remote: tuple[str, str],
         limits: http1.Limits,
         *,
         body_buffer: int,
         send_timeout: float,
     ) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
+        self.fd = fd
         self.base = base
-        self.remote: str = base["REMOTE_ADDR"]
+        self.remote = remote
         self.phase = Phase.HEAD
         self.buffer = bytearray()
         self.head: http1.Head | None = None
@@ -123,7 +129,7 @@ class Connection:
     def receive(self) -> bool:
         """Take what has come; False if nothing had. Raises OSError when the client is gone."""
         try:
-            data = self.sock.recv(RECEIVE)
+            data = os.read(self.fd, RECEIVE)
         except BlockingIOError:
             return False
         if data:
@@ -152,7 +158,7 @@ class Connection:
             self.phase = Phase.BODY
             self._spool = Body(self._body_buffer)
             if head.expect_continue and not self.buffer:
-                self.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                os.write(self.fd, b"HTTP/1.1 100 Continue\r\n\r\n")
         body, spool = self._body, self._spool
         assert body is not None and spool is not None  # noqa: PT018
         if data := body.read(self.buffer):
@@ -175,19 +181,18 @@ class Connection:
             if isinstance(first, FileSlice):
                 if not self._send_file(first):
                     return False
-                out.popleft()
+                del out[0]
                 continue
-            data = first if len(out) == 1 else _joined(out)
             try:
-                sent = self.sock.send(data)
+                sent = (
+                    os.write(self.fd, first) if len(out) == 1 else os.writev(self.fd, bytes_of(out))
+                )
             except BlockingIOError:
                 return False
             response.started = True
             response.pending -= sent
-            if sent < len(data):
-                out[0] = data[sent:]
+            if not taken(out, sent):
                 return False
-            out.popleft()
         return True
 
     def flush(self) -> bool:
@@ -226,15 +231,26 @@ class Connection:
     def refuse(self, answer: bytes) -> None:
         """Send a last, whole answer as far as the socket takes it, and say that no more follows."""
         try:
-            self.sock.send(answer)
-            self.sock.shutdown(socket.SHUT_WR)
+            if answer:
+                os.write(self.fd, answer)
+            with self._as_socket() as sock:
+                sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.ended = True
+
+    @contextmanager
+    def _as_socket(self) -> Iterator[socket.socket]:
+        """For what cannot be done with a mere descriptor."""
+        sock = socket.socket(fileno=self.fd)
+        try:
+            yield sock
+        finally:
+            sock.detach()
 
     def discard(self) -> bool:
         """While lingering: throw away what still comes; True when the client has finished."""
         try:
-            return not self.sock.recv(RECEIVE)
+            return not os.read(self.fd, RECEIVE)
         except BlockingIOError:
             return False
         except OSError:
@@ -242,17 +258,41 @@ class Connection:
 
     def close(self) -> None:
         self.phase = Phase.CLOSED
-        self.sock.close()
+        os.close(self.fd)
 
     def abort(self) -> None:
         """Close so that the client cannot take the response for a whole one: with a reset."""
-        option = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # linger for 0 seconds
-        with suppress(OSError):
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        with suppress(OSError), self._as_socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
         self.close()
 
 
-def limits_of(cfg: Any) -> http1.Limits:
+def bytes_of(out: list[Piece]) -> list[bytes | memoryview]:
+    """The pieces before the first file, as many as one writev(2) takes."""
+    pieces: list[bytes | memoryview] = []
+    for piece in out[:IOV_MAX]:
+        if isinstance(piece, FileSlice):
+            break
+        pieces.append(piece)
+    return pieces
+
+
+def taken(out: list[Piece], sent: int) -> bool:
+    """Remove the first `sent` bytes; False: the kernel took less than it was given."""
+    for index, piece in enumerate(out):
+        if sent == 0 or isinstance(piece, FileSlice):
+            del out[:index]
+            return True
+        length = len(piece)
+        if sent < length:
+            out[: index + 1] = [memoryview(piece)[sent:]]
+            return False
+        sent -= length
+    out.clear()
+    return True
+
+
+def limits_of(cfg: Config) -> http1.Limits:
     """The limits of the grammar, from the settings."""
     return http1.Limits(
         line=cfg.limit_request_line,
@@ -261,13 +301,3 @@ def limits_of(cfg: Any) -> http1.Limits:
         head=cfg.limit_request_head,
         body=cfg.limit_request_body,
     )
-
-
-def _joined(out: "deque[bytes | FileSlice]") -> bytes:
-    """Make one piece of the bytes at the head of the queue, so that one call sends them."""
-    pieces = []
-    while out and isinstance(out[0], bytes):
-        pieces.append(out.popleft())
-    data = b"".join(pieces)  # type: ignore[arg-type]
-    out.appendleft(data)
-    return data

@@ -6,6 +6,7 @@ the waits on the app.
 
 import errno
 import logging
+import os
 import random
 import select
 import time
@@ -21,6 +22,7 @@ from prefork_sd.workers.timers import Timers
 
 LINGER = 1.0  # seconds that an idle client may still send something after a drain has begun
 LAST_WORDS = 2.0  # seconds for a refused client to read why
+ACCEPT_MOST, ACCEPT_FOR = 32, 0.002  # connections and seconds before the others have their turn
 PAUSE = 0.5  # seconds without accepting when no file descriptor is to be had
 FOREVER = 1e8  # seconds, for a limit that is off
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
@@ -47,6 +49,7 @@ class LoopWorker(Worker):
         self.timers = Timers()
         self.connections: dict[int, Connection] = {}
         self.listening: dict[int, Listener] = {}
+        self.bases = {one.sock.fileno(): self.base_of(one) for one in self.sockets}
         self.accepting = False
         self.draining = False
         self.accept_again = inf
@@ -117,40 +120,51 @@ class LoopWorker(Worker):
             self.listening.clear()
 
     def accept(self, listener: Listener) -> None:
-        """Take one connection; its request has often come with it."""
-        try:
-            sock, address = listener.sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                raise
-            self.log.error("cannot accept a connection: %s", error, extra=self.fields())
-            self.stop_accepting()
-            self.accept_again = time.monotonic() + PAUSE
-            return
-        sock.setblocking(False)
-        base = self.environ_of(listener, address)
+        """Take connections while they come; their requests have often come with them."""
+        until = time.monotonic() + ACCEPT_FOR
+        for _ in range(ACCEPT_MOST):
+            try:
+                fd, address = listener.sock._accept()  # type: ignore[attr-defined]
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self.cannot_accept(error)
+                return
+            os.set_blocking(fd, False)
+            now = time.monotonic()
+            self.welcome(fd, listener, address, now)
+            if now > until or not self.alive or not self.accepting:
+                return
+
+    def welcome(self, fd: int, listener: Listener, address: Any, now: float) -> None:
+        """A connection of its own for a client."""
+        remote = (address[0], str(address[1])) if type(address) is tuple else ("", "")
         connection = Connection(
-            sock,
-            base,
+            fd,
+            self.bases[listener.sock.fileno()],
+            remote,
             self.limits,
             body_buffer=self.cfg.body_buffer,
             send_timeout=self.send_timeout,
         )
-        self.connections[connection.fd] = connection
+        self.connections[fd] = connection
         if len(self.connections) >= self.cfg.worker_connections:
             self.stop_accepting()
-        self.timers.set(connection, time.monotonic() + self.head_timeout)
+        self.timers.set(connection, now + self.head_timeout)
         self.on_data(connection)
 
-    def environ_of(self, listener: Listener, address: Any) -> wsgi.Environ:
-        host, port = (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
+    def cannot_accept(self, error: OSError) -> None:
+        """Out of descriptors or memory: wait a little, and let others accept."""
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            raise error
+        self.log.error("cannot accept a connection: %s", error, extra=self.fields())
+        self.stop_accepting()
+        self.accept_again = time.monotonic() + PAUSE
+
+    def base_of(self, listener: Listener) -> wsgi.Environ:
         return wsgi.base_environ(
             server_name=listener.server_name,
             server_port=listener.server_port,
-            remote_addr=host,
-            remote_port=port,
             scheme="http",
             multithread=self.multithread,
             multiprocess=True,
@@ -279,7 +293,9 @@ class LoopWorker(Worker):
         room = max(1, self.cfg.response_buffer)
         response = wsgi.Response(head, connection, keep_alive=keep_alive, room=room)
         connection.response = response
-        environ = request.environ = wsgi.make_environ(connection.base, head, request.body)
+        environ = request.environ = wsgi.make_environ(
+            connection.base, connection.remote, head, request.body
+        )
         connection.request = request
         self.tmp.begin(lane, head.raw, now)
         self.hooks.pre_request(self, request)
@@ -360,7 +376,7 @@ class LoopWorker(Worker):
             HTTP_METHOD=head.method,
             HTTP_PATH=head.path,
             HTTP_STATUS=response.status,
-            HTTP_REMOTE=connection.remote,
+            HTTP_REMOTE=connection.remote[0],
             DURATION_USEC=int(duration * 1e6),
             BYTES=response.sent,
         )

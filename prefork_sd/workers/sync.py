@@ -10,6 +10,7 @@ from prefork_sd.workers.loop import WRITE, LoopWorker
 class SyncWorker(LoopWorker):
     """The fastest way for an app that computes; slow clients still cost it nothing."""
 
+    inline = True
     in_call = False
 
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
