@@ -26,8 +26,11 @@ from prefork_sd.values import (
     ACCOUNT,
     APP,
     BIND,
+    FORWARDED,
     HOOKS,
     MODE,
+    PEERS,
+    PREFIX,
     UNIT,
     WORKER_CLASS,
     WORKERS,
@@ -70,6 +73,24 @@ class Config:
     socket_group: str = setting(
         "www-data", ACCOUNT, help="the group of unix sockets; the proxy's", example="www-data"
     )
+
+    # Proxies in front
+    forwarded_allow_ips: tuple[str, ...] = setting(
+        ("127.0.0.1", "::1", "unix"),
+        PEERS,
+        help="proxies that are believed when they speak for a client; unix: any on a unix socket",
+        example=["10.0.0.0/8", "unix"],
+    )
+    forwarded_headers: tuple[str, ...] = setting(
+        ("x-forwarded-for", "x-forwarded-proto"),
+        FORWARDED,
+        help="what they may say; name only what your proxy sets or removes itself",
+        example=["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"],
+    )
+    proxy_protocol: bool = setting(
+        "no", FLAG, help="every connection begins with a PROXY header, version 1 or 2"
+    )
+    script_name: str = setting("", PREFIX, help="where the app is mounted", example="/shop")
 
     # Workers
     workers: int = setting(

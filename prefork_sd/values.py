@@ -5,6 +5,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
+from prefork_sd.forwarded import HEADERS
 from prefork_sd.hooks import ARITY
 from prefork_sd.settings import (
     BadValueError,
@@ -77,6 +78,36 @@ def read_bind(value: object, setting: Setting) -> tuple[str, ...]:
     if len(set(addresses)) < len(addresses):
         raise BadValueError(("", "names the same address twice"))
     return addresses
+
+
+def read_peers(value: object, setting: Setting) -> tuple[str, ...]:
+    """A list of addresses or networks; "unix" for unix sockets, "*" for everybody."""
+    peers = read_texts(value, setting)
+    for peer in peers:
+        try:
+            if peer not in ("unix", "*"):
+                ipaddress.ip_network(peer, strict=False)
+        except ValueError:
+            forms = '"127.0.0.1", "10.0.0.0/8", "unix" or "*"'
+            raise BadValueError(("", f"must be peers like {forms}, not {shown(peer)}")) from None
+    return peers
+
+
+def read_prefix(value: object, setting: Setting) -> str:
+    """A path without a slash at its end, or nothing."""
+    prefix = read_text(value, setting)
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/") or "//" in prefix):
+        raise BadValueError(("", f'must be a path like "/shop", not {shown(prefix)}'))
+    return prefix
+
+
+def read_forwarded(value: object, setting: Setting) -> tuple[str, ...]:
+    """A list of the headers that count; an empty one for none."""
+    names = read_texts(value, setting)
+    for name in names:
+        if name.lower() not in HEADERS:
+            raise BadValueError(("", f"must be some of {', '.join(HEADERS)}, not {shown(name)}"))
+    return tuple(name.lower() for name in names)
 
 
 def read_mode(value: object, setting: Setting) -> str:
@@ -189,6 +220,9 @@ DIRECTIVES: dict[str, object] = {
 
 APP = Kind(read_app, lambda _: pattern_schema(APP_PATH, empty=True), as_written=True)
 BIND = Kind(read_bind, lambda _: one_or_more({"type": ["string", "integer"]}), as_written=True)
+PEERS = Kind(read_peers, lambda _: one_or_more({"type": "string"}), as_written=True)
+PREFIX = Kind(read_prefix, lambda _: {"type": "string", "pattern": "^(/[^/]+)*$"})
+FORWARDED = Kind(read_forwarded, lambda _: one_or_more({"enum": list(HEADERS)}))
 MODE = Kind(read_mode, lambda _: pattern_schema(MODE_TEXT, empty=False), as_written=True)
 ACCOUNT = Kind(read_account, lambda _: pattern_schema(ACCOUNT_NAME, empty=True), as_written=True)
 WORKERS = Kind(

@@ -1,5 +1,7 @@
 """WSGI (PEP 3333): a request head becomes an environ, what the app answers becomes bytes."""
 
+import io
+import math
 import os
 import stat
 import sys
@@ -21,6 +23,7 @@ Application = Callable[..., Iterable[bytes]]
 SHAPES = 1024  # response heads remembered, for the apps that repeat theirs
 SERVER = b"Server: prefork-sd\r\n"
 CLOSE = b"Connection: close\r\n"
+ROUND = 0.05  # seconds that an app may yield before others have their turn
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
@@ -41,13 +44,19 @@ class FileWrapper:
             close()
 
     def regular(self) -> tuple[int, int, int] | None:
-        """(fd, offset, bytes left) if the kernel can send it, or None."""
+        """(fd, offset, bytes left) if the kernel can send it, or None.
+
+        Only what is read as it stands on the disk: a GzipFile has a descriptor, too. Files of the
+        kernel (/proc) do not say their size.
+        """
         try:
+            if not isinstance(getattr(self.filelike, "raw", self.filelike), io.FileIO):
+                return None
             fd, offset = self.filelike.fileno(), self.filelike.tell()
             status = os.fstat(fd)
         except (AttributeError, OSError, ValueError):
             return None
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
             return None
         return fd, offset, max(0, status.st_size - offset)
 
@@ -91,13 +100,13 @@ def shape_of(status: str, headers: Headers) -> Shape:
     except TypeError:
         raise TypeError("headers must be a list of tuples of two str") from None
     code = http1.check_status(status)
-    if code < 200:
-        raise ValueError(f"an app cannot answer with the interim status {code}")
     http1.check_headers(headers)
     names = [name.lower() for name, _ in headers]
-    lengths = {value.strip() for name, value in headers if name.lower() == "content-length"}
+    lengths = [value.strip() for name, value in headers if name.lower() == "content-length"]
     if len(lengths) > 1 or any(not (one.isascii() and one.isdigit()) for one in lengths):
-        raise ValueError(f"Content-Length must be one number, not {', '.join(sorted(lengths))}")
+        raise ValueError(f"Content-Length must be one number, not {', '.join(lengths)}")
+    if code == 204:  # says nothing of a length: RFC 9110, 8.6
+        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
     text = "".join([f"HTTP/1.1 {status}\r\n", *(f"{name}: {value}\r\n" for name, value in headers)])
     shape = Shape(
         status=code,
@@ -132,6 +141,7 @@ def base_environ(
     server_name: str,
     server_port: str,
     scheme: str,
+    script_name: str,
     multithread: bool,
     multiprocess: bool,
 ) -> Environ:
@@ -140,7 +150,7 @@ def base_environ(
         "SERVER_NAME": server_name,
         "SERVER_PORT": server_port,
         "SERVER_SOFTWARE": "prefork-sd",
-        "SCRIPT_NAME": "",
+        "SCRIPT_NAME": script_name,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
         "wsgi.errors": sys.stderr,
@@ -162,10 +172,18 @@ def make_environ(
     environ["REQUEST_METHOD"] = head.method
     environ["SERVER_PROTOCOL"] = head.version
     environ["RAW_URI"] = environ["REQUEST_URI"] = head.target
-    environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("latin-1")
+    if (mount := base["SCRIPT_NAME"]) and f"{path}/".startswith(f"{mount}/"):
+        path = path[len(mount) :]
+    environ["PATH_INFO"] = path
     environ["QUERY_STRING"] = head.query
     environ["wsgi.input"] = body
     return environ
+
+
+class ClientLeftError(ConnectionAbortedError):
+    """What `write` raises when there is nobody to write to. No failure of the app."""
 
 
 class Client(Protocol):
@@ -176,6 +194,9 @@ class Client(Protocol):
 
     def wait(self) -> bool:
         """Wait, within bounds, until everything is sent; False: the client is gone."""
+
+    def interim(self, data: bytes) -> None:
+        """Send a small interim response now, or never."""
 
 
 class Response:
@@ -193,6 +214,7 @@ class Response:
         "_fresh",
         "_iterator",
         "_left",
+        "_patience",
         "_room",
         "_shape",
         "broken",
@@ -206,8 +228,17 @@ class Response:
         "started",
     )
 
-    def __init__(self, head: http1.Head, client: Client, *, keep_alive: bool, room: int) -> None:
+    def __init__(
+        self,
+        head: http1.Head,
+        client: Client,
+        *,
+        keep_alive: bool,
+        room: int,
+        patience: float = math.inf,
+    ) -> None:
         self.head = head
+        self._patience = patience  # when (monotonic) an app is too slow to keep a client with it
         self._client = client
         self._room = room  # bytes that may wait for the client before the app has to wait
         self.keep_alive = keep_alive
@@ -243,14 +274,23 @@ class Response:
                 exc_info = None  # no cycle through the traceback: PEP 3333
         elif self._shape is not None:
             raise AssertionError("start_response() was called twice without exc_info")
-        self._shape = shape_of(status, headers)
+        shape = shape_of(status, headers)
+        if shape.status < 200:
+            raise ValueError(f"an app cannot answer with the interim status {shape.status}")
+        self._shape = shape
         return self.write
 
     def write(self, data: bytes) -> None:
         """The imperative way of PEP 3333: waits while too many bytes are on their way."""
         self._take(data)
         if not self._client.flush() or (self.pending >= self._room and not self._client.wait()):
-            raise ConnectionAbortedError("the client has left")
+            raise ClientLeftError("the client has left")
+
+    def early_hints(self, headers: Headers) -> None:
+        """wsgi.early_hints: a response of status 103 ahead of the real one (RFC 8297)."""
+        if self.head.version == "HTTP/1.1" and self._fresh:
+            lines = shape_of("103 Early Hints", headers).lines
+            self._client.interim(lines + b"\r\n")
 
     # ---- what the worker calls
 
@@ -265,19 +305,20 @@ class Response:
             if isinstance(iterable, FileWrapper) and self._file(iterable):
                 return
             self._iterator = iter(iterable)
-        except Exception as error:  # noqa: BLE001 (whatever an app raises is its 500)
+        except BaseException as error:  # noqa: BLE001 (whatever an app raises is its 500)
             self.fail(error)
             return
         self.produce()
 
     def produce(self) -> None:
-        """Take what the app yields until there is no room, or all is there.
+        """Take what the app yields until there is no room, a round is over, or all is there.
 
         No block waits for the next one (PEP 3333, "Buffering and Streaming").
         """
         iterator = self._iterator
         if iterator is None:
             return
+        until = time.monotonic() + ROUND
         try:
             while self.pending < self._room:
                 try:
@@ -290,11 +331,17 @@ class Response:
                     self.broken = True
                     self.finish()
                     return
-        except Exception as error:  # noqa: BLE001
+                if time.monotonic() > until:
+                    return
+        except BaseException as error:  # noqa: BLE001
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """The app failed: a 500 if nothing has left yet, a broken connection otherwise."""
+        if isinstance(error, ClientLeftError):
+            self.broken = True
+            self.finish()
+            return
         self.failure = error
         if self.started:
             self.broken = True
@@ -320,7 +367,7 @@ class Response:
         if close is not None:
             try:
                 close()
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
                 self.failure = self.failure or error
 
     # ---- framing
@@ -378,7 +425,7 @@ class Response:
             self._left = 0
         elif shape.length is not None:
             self._left = shape.length
-        elif length is not None:
+        elif length is not None and (length or self.head.method != "HEAD"):
             self._left = length
             lines.append(b"Content-Length: %d\r\n" % length)
         elif self.head.version == "HTTP/1.1":
@@ -390,7 +437,8 @@ class Response:
             lines.append(_Clock.date())
         if shape.ours:
             lines.append(shape.ours)
-        if not self.keep_alive:
+        if not self.keep_alive or time.monotonic() > self._patience:
+            self.keep_alive = False
             lines.append(CLOSE)
         elif self.head.version == "HTTP/1.0":
             lines.append(KEEP_ALIVE)

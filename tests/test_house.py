@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     # 0: words
     {"errors"},
     # 1: thought
-    {"settings", "hooks", "pool", "http1", "report"},
+    {"settings", "hooks", "pool", "http1", "report", "forwarded", "proxyprotocol"},
     {"values", "envfile"},
     {"config"},
     {"units"},

@@ -13,7 +13,7 @@ from math import inf
 from tempfile import TemporaryFile
 from typing import IO
 
-from prefork_sd import http1
+from prefork_sd import http1, proxyprotocol
 from prefork_sd.config import Config
 from prefork_sd.wsgi import Environ, FileSlice, Piece, Response
 
@@ -79,6 +79,7 @@ class Connection:
         "_reader",
         "_send_timeout",
         "_spool",
+        "announced",
         "base",
         "buffer",
         "deadline",
@@ -115,6 +116,7 @@ class Connection:
         self.response: Response | None = None
         self.served = 0
         self.idle = False  # between two requests
+        self.announced: bool | None = None  # False: a PROXY header comes first; True: must not
         self.ended = False  # the client will send nothing more
         self.events = UNWATCHED  # what epoll watches for us
         self.deadline = inf
@@ -148,6 +150,8 @@ class Connection:
         if head is None:
             if not self.buffer:
                 return None
+            if self.announced is not None and not self._announce():
+                return None
             head = self._reader.read(self.buffer)
             if head is None:
                 return None
@@ -158,7 +162,7 @@ class Connection:
             self.phase = Phase.BODY
             self._spool = Body(self._body_buffer)
             if head.expect_continue and not self.buffer:
-                os.write(self.fd, b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
         body, spool = self._body, self._spool
         assert body is not None and spool is not None  # noqa: PT018
         if data := body.read(self.buffer):
@@ -169,6 +173,21 @@ class Connection:
         self.phase = Phase.HEAD
         spool.file.seek(0)
         return Request(head, spool.file)
+
+    def _announce(self) -> bool:
+        """Take the PROXY header; False: more bytes are needed."""
+        try:
+            if self.announced:
+                raise proxyprotocol.NotProxiedError("this proxy is not in forwarded_allow_ips")
+            found = proxyprotocol.read(self.buffer)
+        except proxyprotocol.NotProxiedError as error:
+            raise http1.BadRequest(400, str(error)) from None
+        if found is False:
+            return False
+        self.announced = None
+        if isinstance(found, tuple):
+            self.remote = found
+        return bool(self.buffer)
 
     def send(self) -> bool:
         """Send what is on its way; True if nothing of it is left. Raises OSError: client gone."""
@@ -202,6 +221,11 @@ class Connection:
         except OSError:
             return False
         return True
+
+    def interim(self, data: bytes) -> None:
+        """Send a small interim response now, or never."""
+        with suppress(OSError):
+            os.write(self.fd, data)
 
     def wait(self) -> bool:
         """Wait until everything is sent, each step for `send_timeout` at most; False: gone."""

@@ -14,6 +14,7 @@ from math import inf
 from typing import Any
 
 from prefork_sd import http1, wsgi
+from prefork_sd.forwarded import Forwarded, Trust
 from prefork_sd.journal import Event
 from prefork_sd.listeners import Listener
 from prefork_sd.workers.base import Worker
@@ -25,6 +26,7 @@ LAST_WORDS = 2.0  # seconds for a refused client to read why
 ACCEPT_MOST, ACCEPT_FOR = 32, 0.002  # connections and seconds before the others have their turn
 PAUSE = 0.5  # seconds without accepting when no file descriptor is to be had
 FOREVER = 1e8  # seconds, for a limit that is off
+PATIENCE = 0.005  # seconds that an app called inline may take if its client is to be kept
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
@@ -46,6 +48,10 @@ class LoopWorker(Worker):
         """Set up what the loop needs."""
         cfg = self.cfg
         self.limits = limits_of(cfg)
+        trust = Trust(cfg.forwarded_allow_ips)
+        told = bool(cfg.forwarded_allow_ips and cfg.forwarded_headers)
+        self.forwarded = Forwarded(trust, cfg.forwarded_headers) if told else None
+        self.proxied = trust if cfg.proxy_protocol else None
         self.timers = Timers()
         self.connections: dict[int, Connection] = {}
         self.listening: dict[int, Listener] = {}
@@ -63,6 +69,8 @@ class LoopWorker(Worker):
         self.access = {"off": 0, "errors": 1, "all": 2}[cfg.access_log]
         self.slow = cfg.slow_request or inf
         self.allowance = self.timeout or inf  # seconds that the app may be silent
+        # while this worker calls a slow app, its clients would better be with another one
+        self.patience = PATIENCE if self.inline and cfg.workers != 1 else inf
         self.beat = min(IDLE_BEAT, self.allowance)
         self.poll = select.epoll()
         self.poll.register(self.signals.fileno(), READ)
@@ -132,12 +140,12 @@ class LoopWorker(Worker):
                 return
             os.set_blocking(fd, False)
             now = time.monotonic()
-            self.welcome(fd, listener, address, now)
-            if now > until or not self.alive or not self.accepting:
+            served = self.welcome(fd, listener, address, now)
+            if not served or now > until or not self.alive or not self.accepting:
                 return
 
-    def welcome(self, fd: int, listener: Listener, address: Any, now: float) -> None:
-        """A connection of its own for a client."""
+    def welcome(self, fd: int, listener: Listener, address: Any, now: float) -> bool:
+        """A connection of its own for a client; True if it is served already."""
         remote = (address[0], str(address[1])) if type(address) is tuple else ("", "")
         connection = Connection(
             fd,
@@ -147,11 +155,14 @@ class LoopWorker(Worker):
             body_buffer=self.cfg.body_buffer,
             send_timeout=self.send_timeout,
         )
+        if self.proxied is not None:
+            connection.announced = not self.proxied(remote[0])
         self.connections[fd] = connection
         if len(self.connections) >= self.cfg.worker_connections:
             self.stop_accepting()
         self.timers.set(connection, now + self.head_timeout)
         self.on_data(connection)
+        return connection.served > 0
 
     def cannot_accept(self, error: OSError) -> None:
         """Out of descriptors or memory: wait a little, and let others accept."""
@@ -166,6 +177,7 @@ class LoopWorker(Worker):
             server_name=listener.server_name,
             server_port=listener.server_port,
             scheme="http",
+            script_name=self.cfg.script_name,
             multithread=self.multithread,
             multiprocess=True,
         )
@@ -291,11 +303,16 @@ class LoopWorker(Worker):
         now = request.started = time.monotonic()
         keep_alive = head.keep_alive and self.alive and self.cfg.keepalive > 0
         room = max(1, self.cfg.response_buffer)
-        response = wsgi.Response(head, connection, keep_alive=keep_alive, room=room)
+        response = wsgi.Response(
+            head, connection, keep_alive=keep_alive, room=room, patience=now + self.patience
+        )
         connection.response = response
         environ = request.environ = wsgi.make_environ(
             connection.base, connection.remote, head, request.body
         )
+        environ["wsgi.early_hints"] = response.early_hints
+        if self.forwarded is not None:
+            self.forwarded.apply(environ)
         connection.request = request
         self.tmp.begin(lane, head.raw, now)
         self.hooks.pre_request(self, request)
