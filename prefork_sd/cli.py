@@ -5,12 +5,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefork_sd import __version__
 from prefork_sd.config import SETTINGS, schema
-from prefork_sd.errors import AppImportError, ExitCode, PreforkError
+from prefork_sd.errors import AppImportError, ConfigError, ExitCode, PreforkError
 
 if TYPE_CHECKING:
     from prefork_sd.loader import Application
@@ -193,15 +194,18 @@ def print_schema(_arguments: argparse.Namespace) -> int:
 
 
 def control_of(service: str) -> str:
-    """Where a service listens to us. Inside its own unit, systemd says so."""
-    if runtime := os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
-        return f"{runtime}/control"
-    if not service:
+    """Where a service listens to us; its file may be broken by now."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]  # inside its own unit
+    if not service and not runtime:
         raise PreforkError("which service? Say its name")
-    from prefork_sd.loader import Application, find
+    name = Path(service).stem if service.endswith((".yaml", ".yml")) else service
+    if service:
+        from prefork_sd.loader import Application, find
 
-    name, path = find(service)
-    return Application(name, path).cfg.control or f"/run/prefork-sd/{name}/control"
+        with suppress(ConfigError):
+            if told := Application(*find(service)).cfg.control:
+                return told
+    return f"{runtime or f'/run/prefork-sd/{name}'}/control"
 
 
 def reload(arguments: argparse.Namespace) -> int:

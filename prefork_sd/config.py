@@ -270,6 +270,18 @@ def build(
     return config
 
 
+def salvage(values: Mapping[str, object]) -> Config:
+    """The configuration of what is right in the values, with defaults for the rest."""
+    right: dict[str, object] = {}
+    for name, value in values.items():
+        try:
+            build({**right, name: value}, need_app=False)
+        except ConfigError:
+            continue
+        right[name] = value
+    return build(right, need_app=False)
+
+
 def _disagreements(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (key, text) for settings that cannot be had together."""
     if config.group and not config.user:

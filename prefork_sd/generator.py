@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefork_sd.config import build
+from prefork_sd.config import Config, build, salvage
 from prefork_sd.errors import ConfigError, Problem
 from prefork_sd.sources import NAME, masked, read, services, templates
 from prefork_sd.units import notes, render, wanted_by
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the units of all services into the late directory; always return 0.
 
     `argv` has the directories normal, early and late. Real units of the same name win over the
-    late directory. A service that cannot be had is skipped with a record in the journal.
+    late directory. What is wrong with a service is told in the journal, and harms no other.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if len(arguments) not in (1, 3):
@@ -37,29 +37,49 @@ def main(argv: Sequence[str] | None = None) -> int:
             generate(name, source, late, texts)
         except ConfigError as error:
             for problem in error.problems:
-                say(ERROR, f"no {name}.service is made: {problem}")
+                say(ERROR, f"{name}.service: {problem}")
         except Exception as error:  # noqa: BLE001 (one service must not take the others along)
             say(ERROR, f"no {name}.service is made: {source}: {error!r}")
     return 0
 
 
 def generate(name: str, source: Path, late: Path, texts: dict[str, str]) -> None:
-    """Write the units of one service and its links for the boot. Raises ConfigError."""
+    """Write the units of one service and its links for the boot. Raises ConfigError.
+
+    A broken file still gets its units, from what is right in it: a start fails then with the
+    reason, and `systemctl reload` of a service that runs goes on to exist, to say the reason.
+    Of a file that cannot even be read there is no socket, as nobody knows where it should listen.
+    """
     if masked(source):
         return
     if not NAME.fullmatch(name) or len(name) > NAME_MAX:
         raise ConfigError(Problem("the file's name cannot be that of a unit", file=str(source)))
-    values, lines = read(source)
-    cfg = build(values, file=str(source), lines=lines)
-    for note in notes(cfg):
-        say(NOTICE, f"{source}: {note}")
-    late.mkdir(parents=True, exist_ok=True)
+    try:
+        values, lines = read(source)
+    except ConfigError:
+        alone = render(name, Config(), source=str(source), templates=texts)[f"{name}.service"]
+        kept = [line for line in alone.splitlines() if f"={name}.socket" not in line]
+        _write(late, f"{name}.service", "\n".join(kept) + "\n")
+        raise
+    try:
+        cfg, problem = build(values, file=str(source), lines=lines), None
+    except ConfigError as error:
+        cfg, problem = salvage(values), error
     for file, text in render(name, cfg, source=str(source), templates=texts).items():
-        (late / file).write_text(text, encoding="utf-8")
+        _write(late, file, text)
     if cfg.enabled:
         for unit in wanted_by(cfg):
             _want(late, unit, f"{name}.service")
         _want(late, "sockets.target", f"{name}.socket")
+    if problem is not None:
+        raise problem
+    for note in notes(cfg):
+        say(NOTICE, f"{source}: {note}")
+
+
+def _write(late: Path, file: str, text: str) -> None:
+    late.mkdir(parents=True, exist_ok=True)
+    (late / file).write_text(text, encoding="utf-8")
 
 
 def _want(late: Path, wanting: str, unit: str) -> None:

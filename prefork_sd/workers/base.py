@@ -153,14 +153,18 @@ class Worker:
 
     def handle_quit(self, signum: int, frame: FrameType | None) -> None:
         self.alive = False
-        self.hooks.worker_int(self)
-        self.leave()
-        os._exit(ExitCode.CLEAN)
+        try:
+            self.hooks.worker_int(self)
+            self.leave()
+        finally:  # a signal may come where nothing can be printed
+            os._exit(ExitCode.CLEAN)
 
     def handle_abort(self, signum: int, frame: FrameType | None) -> None:
         self.alive = False
-        self.hooks.worker_abort(self)
-        os._exit(128 + Signals.SIGABRT)
+        try:
+            self.hooks.worker_abort(self)
+        finally:
+            os._exit(128 + Signals.SIGABRT)
 
     # ---- service
 

@@ -21,6 +21,7 @@ RECEIVE = 65536  # bytes taken by one recv(2)
 SLICE = 1 << 20  # bytes sent by one sendfile(2)
 LINGER_NOT = struct.pack("ii", 1, 0)  # l_onoff, l_linger of socket(7)
 IOV_MAX = 1024  # of one writev(2)
+LONGEST_WAIT = 1e6  # seconds that poll(2) can wait, and some reserve
 UNWATCHED = -1  # `Connection.events` while epoll does not know it
 
 
@@ -233,7 +234,7 @@ class Connection:
         poll.register(self.fd, select.POLLOUT)
         try:
             while not self.send():
-                if not poll.poll(self._send_timeout * 1000):
+                if not poll.poll(min(self._send_timeout, LONGEST_WAIT) * 1000):
                     return False
         except OSError:
             return False

@@ -15,6 +15,7 @@ from typing import Any
 
 from prefork_sd import http1, wsgi
 from prefork_sd.forwarded import Forwarded, Trust
+from prefork_sd.imports import said
 from prefork_sd.journal import Event
 from prefork_sd.listeners import Listener
 from prefork_sd.workers.base import Worker
@@ -82,7 +83,8 @@ class LoopWorker(Worker):
         wait = min(self.next_event(), now + self.beat) - now
         self.tmp.promise(now + self.beat + self.allowance)
         events = self.poll.poll(max(wait, 0.0))
-        self.tmp.promise(time.monotonic() + self.allowance)
+        heard = time.monotonic()
+        self.tmp.promise(heard + self.allowance)
         for fd, event in events:
             if connection := self.connections.get(fd):
                 self.on_connection(connection, event)
@@ -91,7 +93,7 @@ class LoopWorker(Worker):
                     self.accept(listener)
             elif fd == self.signals.fileno():
                 self.on_wake()
-        self.expire()
+        self.expire(heard)
         if not self.alive:
             if not self.draining:
                 self.begin_drain()
@@ -281,9 +283,14 @@ class LoopWorker(Worker):
         """The connection is over, whatever was going on."""
         if connection.request is not None:
             self.complete(connection)
+        self.forget(connection)
+        connection.close()
+
+    def forget(self, connection: Connection) -> None:
+        """Have nothing to do with it any more; there is room for another one."""
+        self.unwatch(connection)  # closing is not enough where the app has forked
         del self.connections[connection.fd]
         self.timers.forget(connection)
-        connection.close()
         if not self.accepting and self.alive and self.accept_again == inf:
             self.start_accepting()
 
@@ -368,17 +375,18 @@ class LoopWorker(Worker):
         connection.response = None
         connection.served += 1
         if response.broken:
-            del self.connections[connection.fd]
-            self.timers.forget(connection)
+            self.forget(connection)
             connection.abort()
         elif not response.keep_alive:
-            if connection.buffer:  # unread bytes would make close() a reset
+            # what it may still send would make of close() a reset that takes the response away
+            if connection.buffer or response.head.keep_alive:
                 connection.refuse(b"")
                 self.linger(connection)
             else:
                 self.drop(connection)
         else:
             connection.phase = Phase.HEAD
+            connection.idle = True
 
     # ---- records
 
@@ -399,7 +407,7 @@ class LoopWorker(Worker):
         )
         text = f"{head.method} {head.path} {response.status} in {duration * 1e3:.1f} ms"
         if failure is not None:
-            text += f": {type(failure).__name__}: {failure}"
+            text += f": {said(failure)}"
             self.log.error("%s", text, exc_info=failure, extra=fields)
         else:
             bad = slow or response.status >= 500
@@ -407,9 +415,11 @@ class LoopWorker(Worker):
 
     # ---- time and the end
 
-    def expire(self) -> None:
-        """Deal with the clients that took too long."""
-        now = time.monotonic()
+    def expire(self, now: float) -> None:
+        """Deal with the clients that took too long; `now` is when all were listened to.
+
+        What the app has taken since then is not their fault.
+        """
         if now >= self.accept_again and self.alive:
             self.start_accepting()
         for connection in self.timers.expired(now):
@@ -428,6 +438,7 @@ class LoopWorker(Worker):
         """Accept nothing more, say so, and give idle clients a moment."""
         self.draining = True
         self.stop_accepting()
+        self.accept_again = inf
         for listener in self.sockets:
             listener.sock.close()
         self.drain()

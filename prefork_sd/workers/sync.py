@@ -35,4 +35,5 @@ class SyncWorker(LoopWorker):
         response.produce()
         self.tmp.end(0)
         self.in_call = False
+        self.timers.set(connection, time.monotonic() + self.send_timeout)
         self.watch(connection, WRITE)

@@ -92,3 +92,4 @@ class ThreadsWorker(LoopWorker):
             faulthandler.dump_traceback(self.words.fd, all_threads=True)
             self.tmp.raise_flag(HUNG)
             self.alive = False
+            self.signals.wake()  # the drain begins in this turn
