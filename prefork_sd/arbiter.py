@@ -268,8 +268,8 @@ class Arbiter(Crew):
         self.reload()
 
     def handle_term(self) -> None:
-        """Stop when the requests in hand are answered."""
-        self.stop()
+        """Stop when the requests in hand are answered; at once when told twice."""
+        self.stop(graceful=not self.stopping)
 
     def handle_int(self) -> None:
         """Stop at once."""

@@ -113,6 +113,15 @@ class Config:
     max_requests_jitter: int = setting(
         0, WHOLE, help="up to so many more, at random, that they do not all go at once", at_least=0
     )
+    max_rss: int = setting(
+        0, BYTES, help="resident memory past which a worker is replaced; 0: any", at_least=0
+    )
+    max_lifetime: float = setting(
+        0,
+        SECONDS,
+        help="age at which a worker is replaced, more or less; 0: none",
+        at_least=0,
+    )
     preload_app: bool = setting(
         "no", FLAG, help="import the app once, before workers are forked; saves memory"
     )

@@ -10,6 +10,8 @@ from prefork_sd import journal
 from prefork_sd.errors import HookError
 from prefork_sd.hooks import REFUSING, Hooks, nothing
 
+BOOT = frozenset({"post_fork", "post_worker_init"})  # sys.exit() in these fails the boot
+
 
 def guarded(hooks: Hooks, log: logging.Logger) -> Hooks:
     """The same hooks, contained. Those that may refuse raise HookError, which says which one."""
@@ -25,11 +27,13 @@ def guarded(hooks: Hooks, log: logging.Logger) -> Hooks:
 def _contained(
     name: str, function: Callable[..., object], log: logging.Logger
 ) -> Callable[..., None]:
+    contained = (Exception,) if name in BOOT else (Exception, SystemExit)
+
     @functools.wraps(function)
     def call(*arguments: object) -> None:
         try:
             function(*arguments)
-        except Exception as error:
+        except contained as error:
             log.exception(
                 "hook %s failed: %s: %s",
                 name,
@@ -48,7 +52,7 @@ def _refusing(
     def call(*arguments: object) -> None:
         try:
             function(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = f"hook {name} refused: {type(error).__name__}: {error}"
             raise HookError(text) from error
 

@@ -35,7 +35,7 @@ class Herald:
         self.ping(now)
 
     def reloading(self, text: str, now: float) -> None:
-        self._status = text
+        self._status, self._extended = text, -inf  # another of systemd's timeouts runs
         self._notifier.send(notify.reloading(now, text))
 
     def reloaded(self, text: str, now: float, *, failed: bool) -> None:
@@ -57,7 +57,7 @@ class Herald:
     def stop(self, text: str) -> None:
         """STOPPING=1, exactly once."""
         if not self.stopping:
-            self.stopping, self._status = True, text
+            self.stopping, self._status, self._extended = True, text, -inf
             self._notifier.send(notify.stopping(text))
 
     def keep(self, name: str, fd: int) -> None:

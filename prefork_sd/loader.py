@@ -1,6 +1,7 @@
 """From disk to a running configuration: the app and its Config, read afresh whenever asked."""
 
 import dataclasses
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ from prefork_sd.sources import find, folders, read, services, templates
 
 __all__ = ["Application", "auto_workers", "find", "load_hooks", "read", "services", "templates"]
 
+CREDENTIAL = "credential:"  # in front of a credential's name, where a value of `env` may stand
 PATHS = ("directory", "env_file", "hooks", "pidfile", "control")  # relative to where they stand
 
 
@@ -157,12 +159,21 @@ def _packages(cfg: Config) -> Path | None:
 
 
 def environment_of(cfg: Config) -> dict[str, str]:
-    """The variables of `env_file` and `env`; `env` wins. Raises ConfigError without any value."""
+    """The variables of `env_file` and `env`; `env` wins, and may name credentials.
+
+    Raises ConfigError without any value.
+    """
+    own = {
+        name: credential(value.removeprefix(CREDENTIAL), f"env.{name}")
+        if value.startswith(CREDENTIAL)
+        else value
+        for name, value in cfg.env.items()
+    }
     if not cfg.env_file:
-        return dict(cfg.env)
+        return own
     try:
         text = Path(cfg.env_file).read_text(encoding="utf-8")
-        return {**parse(text), **cfg.env}
+        return {**parse(text), **own}
     except BadValueError as error:
         problems = [
             Problem(text, "", cfg.env_file, int(place.removeprefix("line ")))
@@ -174,6 +185,24 @@ def environment_of(cfg: Config) -> dict[str, str]:
     except OSError as error:
         text = f"cannot read {cfg.env_file}: {error.strerror}"
         raise ConfigError(Problem(text, "env_file")) from None
+
+
+def credential(name: str, key: str) -> str:
+    """The text of a credential, as it is now (systemd.exec(5), LoadCredential=).
+
+    A newline at its end is left out. Raises ConfigError for the setting `key`.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not folder:
+        text = f"there are no credentials; give the service one with unit: LoadCredential={name}:…"
+        raise ConfigError(Problem(text, key))
+    try:
+        if "/" in name or name in ("", ".", ".."):
+            raise FileNotFoundError(errno.ENOENT, "no such credential")
+        return Path(folder, name).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise ConfigError(Problem(f"credential {name}: {reason}", key)) from None
 
 
 def auto_workers() -> int:

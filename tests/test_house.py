@@ -40,7 +40,7 @@ FLOORS: list[set[str]] = [
     # 3: the app's side
     {"wsgi"},
     # 4 to 6: workers
-    {"workers.base", "workers.connection", "workers.timers"},
+    {"workers.access", "workers.base", "workers.connection", "workers.timers", "workers.wear"},
     {"workers.loop"},
     {"workers.sync", "workers.threads"},
     # the arbiter

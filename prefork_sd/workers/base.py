@@ -69,7 +69,6 @@ class Worker:
         self.signals: SignalQueue
         self.mourned = False  # its evidence is on record
         self.requests = 0
-        self.max_requests = 0
 
     def __str__(self) -> str:
         return f"worker {self.pid} (generation {self.generation})"

@@ -5,9 +5,7 @@ the waits on the app.
 """
 
 import errno
-import logging
 import os
-import random
 import select
 import time
 from math import inf
@@ -15,12 +13,13 @@ from typing import Any
 
 from prefork_sd import http1, wsgi
 from prefork_sd.forwarded import Forwarded, Trust
-from prefork_sd.imports import said
 from prefork_sd.journal import Event
 from prefork_sd.listeners import Listener
+from prefork_sd.workers.access import AccessLog
 from prefork_sd.workers.base import Worker
 from prefork_sd.workers.connection import UNWATCHED, Connection, Phase, Request, limits_of
 from prefork_sd.workers.timers import Timers
+from prefork_sd.workers.wear import Wear
 
 LINGER = 1.0  # seconds that an idle client may still send something after a drain has begun
 LAST_WORDS = 2.0  # seconds for a refused client to read why
@@ -65,10 +64,8 @@ class LoopWorker(Worker):
         self.head_timeout = cfg.head_timeout or FOREVER
         self.body_timeout = cfg.body_timeout or FOREVER
         self.send_timeout = cfg.send_timeout or FOREVER
-        if cfg.max_requests:
-            self.max_requests = cfg.max_requests + random.randint(0, cfg.max_requests_jitter)
-        self.access = {"off": 0, "errors": 1, "all": 2}[cfg.access_log]
-        self.slow = cfg.slow_request or inf
+        self.wear = Wear(cfg, time.monotonic())
+        self.access = AccessLog(cfg, self.log, self.fields)
         self.allowance = self.timeout or inf  # seconds that the app may be silent
         # while this worker calls a slow app, its clients would better be with another one
         self.patience = PATIENCE if self.inline and cfg.workers != 1 else inf
@@ -102,7 +99,7 @@ class LoopWorker(Worker):
 
     def next_event(self) -> float:
         """When something has to be done though nothing was heard (monotonic seconds)."""
-        return min(self.timers.next(), self.accept_again)
+        return min(self.timers.next(), self.accept_again, self.wear.until)
 
     def finish(self) -> None:
         """After the last turn."""
@@ -361,11 +358,9 @@ class LoopWorker(Worker):
         self.errors += failed
         self.tmp.count(self.requests, self.errors, self.sent)
         duration = time.monotonic() - request.started
-        if response.failure is not None or (
-            self.access and (self.access == 2 or failed or duration >= self.slow)
-        ):
-            self.record(connection, request, response, duration)
-        if self.max_requests and self.requests == self.max_requests:
+        if self.access.wants(response, duration):
+            self.access.record(connection.remote[0], request.head, response, duration)
+        if self.wear.worn(self.requests):
             self.tire()
 
     def turn_around(self, connection: Connection) -> None:
@@ -388,31 +383,6 @@ class LoopWorker(Worker):
             connection.phase = Phase.HEAD
             connection.idle = True
 
-    # ---- records
-
-    def record(
-        self, connection: Connection, request: Request, response: wsgi.Response, duration: float
-    ) -> None:
-        """The access record, with what the app raised if it did: one record in any case."""
-        head, failure, slow = request.head, response.failure, duration >= self.slow
-        event = Event.SLOW_REQUEST if slow else Event.REQUEST
-        fields = self.fields(
-            Event.REQUEST_FAILED if failure else event,
-            HTTP_METHOD=head.method,
-            HTTP_PATH=head.path,
-            HTTP_STATUS=response.status,
-            HTTP_REMOTE=connection.remote[0],
-            DURATION_USEC=int(duration * 1e6),
-            BYTES=response.sent,
-        )
-        text = f"{head.method} {head.path} {response.status} in {duration * 1e3:.1f} ms"
-        if failure is not None:
-            text += f": {said(failure)}"
-            self.log.error("%s", text, exc_info=failure, extra=fields)
-        else:
-            bad = slow or response.status >= 500
-            self.log.log(logging.WARNING if bad else logging.INFO, "%s", text, extra=fields)
-
     # ---- time and the end
 
     def expire(self, now: float) -> None:
@@ -420,6 +390,9 @@ class LoopWorker(Worker):
 
         What the app has taken since then is not their fault.
         """
+        if now >= self.wear.until:
+            self.wear.until = inf
+            self.tire()
         if now >= self.accept_again and self.alive:
             self.start_accepting()
         for connection in self.timers.expired(now):

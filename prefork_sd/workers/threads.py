@@ -78,11 +78,18 @@ class ThreadsWorker(LoopWorker):
 
     def turn(self) -> bool:
         self.look_for_hung()
-        return super().turn()
+        return super().turn() and not (self.hung and self.only_hung_left())
 
     def next_event(self) -> float:
-        oldest = min(self.begun.values(), default=inf)
-        return min(super().next_event(), inf if self.hung else oldest + self.allowance)
+        now = time.monotonic()
+        limits = [since + self.allowance for since in self.begun.values()]
+        return min(super().next_event(), min((one for one in limits if one > now), default=inf))
+
+    def only_hung_left(self) -> bool:
+        """Whether nobody waits for an answer but those whose request hangs."""
+        now = time.monotonic()
+        hung = [since for since in self.begun.values() if since + self.allowance <= now]
+        return len(self.connections) <= len(hung)
 
     def look_for_hung(self) -> None:
         """A request past its deadline: leave evidence and drain, so that its siblings finish."""
