@@ -34,7 +34,7 @@ from prefork_sd.keepsake import Keepsake
 from prefork_sd.loader import Application, start_directory
 from prefork_sd.obituary import Obituary
 from prefork_sd.pidfile import Pidfile
-from prefork_sd.pool import State
+from prefork_sd.pool import Child, State
 from prefork_sd.process import Exit, Processes
 from prefork_sd.reexec import Preflight
 from prefork_sd.release import Release
@@ -92,6 +92,9 @@ class Arbiter(Crew):
     def start(self) -> None:
         """Everything before the first worker: listeners, control socket, pid file, signals."""
         process.set_title(f"prefork-sd: master [{self.proc_name}]")
+        self.groups.settle()
+        if self.groups.reason:
+            self.log.debug("no control groups of our own: %s", self.groups.reason)
         given = activation.inherited(os.environ, self.pid)
         self.sockets = sockets.opened(self.cfg, given, self.warn)
         adopting = reexec.MEMORY in given.memory
@@ -104,11 +107,11 @@ class Arbiter(Crew):
             self.pidfile = Pidfile(self.cfg.pidfile)
             self.pidfile.create(self.pid)
         self.open_control()
-        where = ", ".join(listener.address for listener in self.sockets)
-        self.log.info(
-            "prefork-sd %s serves %s on %s", __version__, self.cfg.app, where,
-            extra=journal.fields(Event.START),
-        )  # fmt: skip
+        if not adopting:
+            where = ", ".join(listener.address for listener in self.sockets)
+            text = "prefork-sd %s serves %s on %s"
+            fields = journal.fields(Event.START)
+            self.log.info(text, __version__, self.cfg.app, where, extra=fields)
         self.set_workers(self.num_workers)
         if adopting:
             self.reload()
@@ -218,9 +221,18 @@ class Arbiter(Crew):
         if not self.pool.ever_ready and not self.stopping:
             known = (ExitCode.APP_LOAD_ERROR, ExitCode.CONFIG)
             status = status if status in known else self.WORKER_BOOT_ERROR
-            self.halting = self.halting or HaltServer(notice.text, status)
+            self.halting = self.halting or HaltServer(notice.verdict, status)
         else:
-            reloading.failed(self, generation, notice.text, notice.details)
+            reloading.failed(self, generation, notice.verdict, notice.details)
+
+    def decides(self, child: Child) -> bool:
+        """Whether the reload under way fails with that worker: then its verdict is the record."""
+        return (
+            self.under_way is not None
+            and self.pool.proving()
+            and child.generation == self.under_way.generation
+            and not child.unwanted
+        )
 
     def became_ready(self, worker: Worker) -> None:
         """A worker accepts."""

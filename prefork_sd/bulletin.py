@@ -14,7 +14,8 @@ def line(server: "Arbiter") -> str:
     pool = server.pool
     ready, booting = pool.count(State.READY), pool.count(State.BOOTING)
     if server.stopping:
-        return f"stopping: {len(pool.children)} workers have requests to finish"
+        left = len(pool.children)
+        return f"stopping: {left} {'worker' if left == 1 else 'workers'} still to leave"
     if not server.herald.ready and not pool.up():
         return f"booting: {ready} of {server.num_workers} workers are ready"
     text = f"serving: {ready} of {pool.want} workers ready, generation {pool.serving}"

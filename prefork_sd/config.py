@@ -116,6 +116,9 @@ class Config:
     max_rss: int = setting(
         0, BYTES, help="resident memory past which a worker is replaced; 0: any", at_least=0
     )
+    worker_memory_max: int = setting(
+        0, BYTES, help="memory past which the kernel kills a worker; 0: no bound", at_least=0
+    )
     max_lifetime: float = setting(
         0,
         SECONDS,

@@ -10,7 +10,8 @@ from functools import partial
 from math import ceil
 from signal import Signals
 
-from prefork_sd import journal
+from prefork_sd import cgroups, journal
+from prefork_sd.cgroups import Groups
 from prefork_sd.control import ControlServer
 from prefork_sd.errors import HookError
 from prefork_sd.foundry import Foundry
@@ -49,12 +50,17 @@ class Crew:
         self.releases: dict[int, Release] = {}
         self.reasons: dict[int, str] = {}  # why a worker was last sent a signal
         self.stopping = False
+        self.groups = Groups()
         self.foundry = Foundry(processes, self.pid, lambda: self.SIG_QUEUE.wake())
 
     def boot_failed(self, generation: int, notice: Obituary, status: int) -> None:
         raise NotImplementedError
 
     def became_ready(self, worker: Worker) -> None:
+        raise NotImplementedError
+
+    def decides(self, child: Child) -> bool:
+        """Whether what follows from that worker's end puts it on record itself."""
         raise NotImplementedError
 
     def bury_other(self, exit: Exit) -> None:
@@ -90,8 +96,12 @@ class Crew:
             self.processes.kill(exit.pid, signal.SIGKILL, group=True)  # what it left running
         reason = self.reasons.pop(exit.pid, "")
         requests = worker.tmp.in_hand()
-        notice = obituary(child, exit, reason, worker.words.read(), requests, now)
-        self.say(notice)
+        oom = worker.group is not None and cgroups.oom_kills(worker.group) > 0
+        notice = obituary(child, exit, reason, worker.words.read(), requests, now, oom=oom)
+        if not self.decides(child):
+            self.say(notice)
+        if worker.group is not None:
+            self.groups.close(worker.group, by_force=child.state is State.ABORTED)
         self.scoreboard.give_back(worker.tmp)
         worker.words.close()
         self.hooks.child_exit(self, worker)
@@ -101,28 +111,34 @@ class Crew:
     def bury_mold(self, mold: Mold, exit: Exit) -> None:
         """Without its mold, what was ordered from it is not going to be."""
         now = time.monotonic()
-        ordered = [one for one in self.WORKERS.values() if one.generation == mold.generation]
-        ordered = [one for one in ordered if one.pid < 0]
+        ordered = self.ordered(mold.generation)
         reason = next((self.reasons[one.pid] for one in ordered if one.pid in self.reasons), "")
         failed: tuple[Child, Obituary] | None = None
         for worker in ordered:
-            child = self.forget_order(worker, now, failure=failed is None)
+            child = self.forget_order(worker, now, failure=failed is None and not mold.leaving)
             if failed is None and not child.unwanted:
                 notice = obituary(child, exit, reason, mold.words.read(), [], now)
-                self.say(notice)
+                if not self.decides(child):
+                    self.say(notice)
                 failed = child, notice
-        if not ordered and mold.generation in self.releases and not self.stopping:
+        if not ordered and not mold.leaving:
             text = "the mold of generation %d %s; another is made when it is needed"
             self.log.warning(text, mold.generation, exit)
         mold.close()
         if failed:
             self.boot_failed(mold.generation, failed[1], exit.status)
 
+    def ordered(self, generation: int) -> list[Worker]:
+        """The workers that a mold has still to make."""
+        found = [worker for worker in self.WORKERS.values() if worker.pid < 0]
+        return [worker for worker in found if worker.generation == generation]
+
     def forget_order(self, worker: Worker, now: float, *, failure: bool) -> Child:
         """A worker that was ordered will not be; `failure`: that counts as one."""
         del self.WORKERS[worker.pid]
         self.reasons.pop(worker.pid, None)
         self.foundry.made(worker.generation, worker.age)
+        worker.tmp.reserve(0)  # should it still be made: nobody waits for it
         self.scoreboard.give_back(worker.tmp)
         worker.words.close()
         child = self.pool.children[worker.pid]
@@ -226,10 +242,12 @@ class Crew:
         release = self.releases[spawn.generation]
         self.worker_age += 1
         age, slot, words = self.worker_age, self.scoreboard.take(), LastWords()
+        slot.reserve(age)
         worker = self.make_worker(spawn.generation, age, slot, words)
         now = time.monotonic()
         try:
             release.hooks.pre_fork(self, worker)
+            worker.group = self.groups.make(f"{cgroups.WORKER}{age}", release.cfg.worker_memory_max)
             if release.cfg.preload_app:
                 worker.pid = -age
                 cast = partial(self.cast_worker, spawn.generation)
@@ -286,6 +304,7 @@ class Crew:
     ) -> int:
         """In a child of a mold: live as that worker, with the app that is imported already."""
         worker = self.make_worker(generation, age, self.scoreboard.slot(slot), words)
+        worker.group = self.groups.of(f"{cgroups.WORKER}{age}")
         worker.wsgi = app
         return worker.init_process()
 

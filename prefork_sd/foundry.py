@@ -61,13 +61,14 @@ class Foundry:
         """Let go of the molds of all other generations."""
         for generation in [one for one in self._molds if one not in generations]:
             mold = self._molds.pop(generation)
+            mold.leaving = True
             self._leaving[mold.pid] = mold
             self._processes.kill(mold.pid, SIGTERM)
 
     def bury(self, pid: int) -> Mold | None:
-        """A child is gone: the mold it was, if it was one that should have lived on."""
+        """A child is gone: the mold it was."""
         if leaving := self._leaving.pop(pid, None):
-            leaving.close()
+            return leaving
         for generation, mold in self._molds.items():
             if mold.pid == pid:
                 return self._molds.pop(generation)

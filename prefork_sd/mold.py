@@ -47,6 +47,7 @@ class Mold:
         self.generation = generation
         self.pid = 0
         self.ready = False
+        self.leaving = False  # was let go
         self.words = LastWords()
         self.threads: list[str] = []  # of the app, which no worker will have
         self.refused: list[tuple[int, str]] = []  # age, reason: could not be forked

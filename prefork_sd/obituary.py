@@ -2,9 +2,10 @@
 
 import importlib
 import logging
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 
 from prefork_sd.journal import Event
 from prefork_sd.pool import Child, State
@@ -15,6 +16,7 @@ NOT_THE_APP = (
     f'  File "{Path(__file__).parent}/',
     '  File "<frozen ',
     f'  File "{importlib.__file__}"',
+    f'  File "{sys.argv[0]}"',
     "Fatal Python error: Aborted",
     "Extension modules:",
 )
@@ -28,7 +30,13 @@ class Obituary:
     event: Event
     text: str
     details: str = ""
+    reason: str = ""  # the same without the worker's name, for a verdict
     fields: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """Why a start or a reload fails if this is what decides it."""
+        return self.reason or self.text
 
     @property
     def message(self) -> str:
@@ -36,32 +44,44 @@ class Obituary:
 
 
 def obituary(
-    child: Child, exit: Exit, reason: str, words: str, requests: list[InHand], now: float
+    child: Child,
+    exit: Exit,
+    reason: str,
+    words: str,
+    requests: list[InHand],
+    now: float,
+    *,
+    oom: bool = False,
 ) -> Obituary:
     """Judge by facts: what we did to it, how it ended, what it left behind.
 
-    `reason` is that of the last `Kill`, `requests` are those it had in hand.
+    `reason` is that of the last `Kill`, `requests` are those it had in hand; `oom`: the kernel has
+    killed in its group for want of memory.
     """
     fields = facts(child, exit, requests)
     name = f"worker {child.pid}" if child.pid > 0 else f"the mold of generation {child.generation}"
     held = holding(requests, now)
+    if oom and exit.signal == SIGKILL:
+        text = f"{name} was killed by the kernel for want of memory{held}"
+        return Obituary(logging.ERROR, Event.WORKER_OOM, text, "", "", fields)
     if child.state is State.ABORTED:
         text = f"{name} {reason}{held} and was killed"
         event = Event.WORKER_HUNG if child.ready_at <= now else Event.WORKER_BOOT_FAILED
-        return Obituary(logging.ERROR, event, text, evidence(words), fields)
+        return Obituary(logging.ERROR, event, text, evidence(words), "", fields)
     obeyed = child.ready_at > now and exit.signal == SIGTERM  # as one that boots does
     if child.unwanted and (obeyed or not (exit.signal or exit.status)):
-        return Obituary(logging.INFO, Event.WORKER_EXITED, f"{name} has left", "", fields)
+        return Obituary(logging.INFO, Event.WORKER_EXITED, f"{name} has left", "", "", fields)
     if child.ready_at > now and not exit.signal and words:
         summary, _, details = words.partition("\n")
         text = f"{name} could not boot: {summary}"
-        return Obituary(logging.ERROR, Event.WORKER_BOOT_FAILED, text, details.strip(), fields)
+        failed = Event.WORKER_BOOT_FAILED
+        return Obituary(logging.ERROR, failed, text, details.strip(), summary, fields)
     when = "while it was booting" if child.ready_at > now else ""
     text = " ".join(part for part in (f"{name} {exit}", when) if part) + held
     if exit.signal:
-        return Obituary(logging.ERROR, Event.WORKER_KILLED, text, evidence(words), fields)
+        return Obituary(logging.ERROR, Event.WORKER_KILLED, text, evidence(words), "", fields)
     event = Event.WORKER_BOOT_FAILED if when else Event.WORKER_EXITED
-    return Obituary(logging.WARNING, event, text, words, fields)
+    return Obituary(logging.WARNING, event, text, words, "", fields)
 
 
 def evidence(words: str) -> str:

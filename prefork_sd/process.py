@@ -131,15 +131,15 @@ def fork_orphan(run: Callable[[], int]) -> None:
         between = os.fork()
         if between == 0:
             _fork_again(run, gone, held)
-    os.close(held)
     os.close(gone)
     _, status = os.waitpid(between, 0)
+    os.close(held)  # the orphan has its new parent: now it goes on
     if status:
         raise OSError(os.waitstatus_to_exitcode(status), "cannot fork")
 
 
 def _fork_again(run: Callable[[], int], gone: int, held: int) -> NoReturn:
-    """Between a process and its orphan. `gone` reads as ended when we have left."""
+    """Between a process and its orphan. `gone` reads as ended when somebody has seen us leave."""
     code = errno.EAGAIN
     try:
         if os.fork() == 0:

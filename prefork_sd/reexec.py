@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, NoReturn
 
-from prefork_sd import activation, journal, keepsake, reloading, signals
+from prefork_sd import activation, cgroups, journal, keepsake, reloading, signals
 from prefork_sd.journal import Event
 from prefork_sd.pool import State
 from prefork_sd.process import Exit
@@ -194,6 +194,7 @@ def adopt(server: "Arbiter", memory: Mapping[str, int]) -> None:
         slot = server.scoreboard.claim(each["slot"]) if readable else server.scoreboard.blind()
         worker = server.make_worker(generation, each["age"], slot, words)
         worker.pid = each["pid"]
+        worker.group = server.groups.of(f"{cgroups.WORKER}{worker.age}")
         server.WORKERS[worker.pid] = worker
         child = pool.add(worker.pid, worker.age, generation, now, server.cfg.boot_timeout)
         child.state, child.unwanted = State(each["state"]), each["unwanted"]

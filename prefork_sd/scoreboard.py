@@ -109,10 +109,14 @@ class Slot:
             if self._real[RECORD * (lane + 1) // 8]:
                 self.end(lane)
 
+    def reserve(self, age: int) -> None:
+        """Say for which worker it is."""
+        self._half[AGE] = age
+
     # ---- the worker's side
 
-    def introduce(self, pid: int, generation: int, age: int) -> None:
-        self._half[PID], self._half[GENERATION], self._half[AGE] = pid, generation, age
+    def introduce(self, pid: int, generation: int) -> None:
+        self._half[PID], self._half[GENERATION] = pid, generation
 
     def promise(self, deadline: float) -> None:
         """Say by when (monotonic seconds) this worker will be heard again; inf: never late."""

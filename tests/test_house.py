@@ -24,6 +24,7 @@ FLOORS: list[set[str]] = [
     # 2: doors
     {
         "activation",
+        "cgroups",
         "imports",
         "journal",
         "keepsake",

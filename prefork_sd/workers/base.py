@@ -8,11 +8,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from signal import Signals
 from types import FrameType
 from typing import Any
 
-from prefork_sd import journal, process
+from prefork_sd import cgroups, journal, process
 from prefork_sd.config import Config
 from prefork_sd.errors import AppImportError, ExitCode, PreforkError
 from prefork_sd.hooks import Hooks
@@ -67,6 +68,7 @@ class Worker:
         self.wake_fd = -1  # a byte in it makes the arbiter look at the scoreboard
         self.wsgi: Any = None
         self.signals: SignalQueue
+        self.group: Path | None = None  # its control group, where there is one
         self.mourned = False  # its evidence is on record
         self.requests = 0
 
@@ -82,7 +84,12 @@ class Worker:
     def init_process(self) -> int:
         """Boot and serve, in the child; return the exit status."""
         self.pid = os.getpid()
-        self.tmp.introduce(self.pid, self.generation, self.age)
+        if self.group is not None:
+            with suppress(OSError):
+                cgroups.join(self.group)
+        if self.tmp.age != self.age:  # the mold was let go before it had made us
+            return ExitCode.CLEAN
+        self.tmp.introduce(self.pid, self.generation)
         for name in PRIVATE:
             os.environ.pop(name, None)
         self.init_signals()
@@ -107,6 +114,7 @@ class Worker:
             return self.fail_to_boot(f"{summary}\n{text}", ExitCode.WORKER_BOOT_ERROR)
         signal.signal(signal.SIGTERM, self.handle_exit)
         signal.siginterrupt(signal.SIGTERM, False)
+        faulthandler.enable(file=self.words.fd, all_threads=True)  # the app may have said otherwise
         self.tmp.raise_flag(BOOTED)
         self.wake_arbiter()
         try:
@@ -136,6 +144,7 @@ class Worker:
         """
         self.signals = SignalQueue()
         self.signals.install(())
+        faulthandler.disable()  # else `enable` would leave the handlers as they are
         signal.signal(signal.SIGINT, self.handle_quit)
         signal.signal(signal.SIGQUIT, self.handle_quit)
         signal.signal(signal.SIGABRT, self.handle_abort)

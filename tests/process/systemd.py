@@ -49,7 +49,7 @@ class Message:
     def __contains__(self, assignment: str) -> bool:
         """Whether it has that "NAME=beginning of the value"."""
         name, _, value = assignment.partition("=")
-        return self.fields.get(name, "\0").startswith(value)
+        return name in self.fields and self.fields[name].startswith(value)
 
 
 @dataclass(slots=True)
@@ -61,6 +61,17 @@ class Program:
     text: str = ""
     status: int | None = None
 
+    def ended(self) -> bool:
+        """Take what it printed; True when it has ended, and `status` is known."""
+        if self.status is None:
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(self.output, 65536):
+                    self.text += data.decode()
+                os.close(self.output)
+                self.output = -1
+                self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status is not None
+
 
 @dataclass(slots=True)
 class Systemd:
@@ -68,6 +79,7 @@ class Systemd:
 
     folder: Path
     listeners: list[tuple[str, socket.socket]] = field(default_factory=list)
+    store: list[tuple[str, int]] = field(default_factory=list)  # descriptors kept for it
     messages: list[Message] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     noise: list[str] = field(default_factory=list)  # what is on standard error but no record
@@ -133,17 +145,23 @@ class Systemd:
         if not self.listeners:
             self.listen()
         environ = self._environment()
-        environ["LISTEN_FDS"] = str(len(self.listeners))
-        environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in self.listeners)
+        given = [*((name, sock.fileno()) for name, sock in self.listeners), *self.store]
+        environ["LISTEN_FDS"] = str(len(given))
+        environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in given)
         if watchdog:
             environ["WATCHDOG_USEC"] = str(int(watchdog * 1e6))
         self._log, write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._log, False)
         command = (*PREFORK_SD, "run", str(self.yaml))
-        fds = [sock.fileno() for _, sock in self.listeners]
-        self.pid = _spawn(command, environ, write_end, fds)
+        self.pid = _spawn(command, environ, write_end, [fd for _, fd in given])
         self._pidfd = os.pidfd_open(self.pid)
         os.close(write_end)
+
+    def again(self) -> Message:
+        """Start it once more, after its end, and wait for READY=1."""
+        assert self.status_code is not None
+        self.status_code = None
+        return self.up()
 
     def up(self, **settings: Any) -> Message:
         """Start it and wait for READY=1."""
@@ -190,23 +208,23 @@ class Systemd:
         happened: Callable[[], T | None],
         what: str,
         within: float = BOUND,
-        fd: HasFileno | int | None = None,
+        *fds: HasFileno | int,
     ) -> T:
-        """Listen until something has happened. `fd` tells, too, that it is time to look again."""
+        """Listen until something has happened. `fds` tell, too, that it is time to look again."""
         deadline = time.monotonic() + within
         while not (found := happened()):
             left = deadline - time.monotonic()
-            over = self.pid and self._log == -1 and fd is None  # nobody is left to say anything
+            over = self.pid and self._log == -1 and not fds  # nobody is left to say anything
             if left <= 0 or over:
                 raise AssertionError(f"waited {within} s for {what}\n{self.story()}")
-            self.hear(left, fd)
+            self.hear(left, *fds)
         return found
 
-    def hear(self, timeout: float, fd: HasFileno | int | None = None) -> bool:
+    def hear(self, timeout: float, *fds: HasFileno | int) -> bool:
         """Take messages and records as they come; False: nothing came within `timeout` seconds."""
         poll = select.poll()
-        for one in (self._notify, self._log, fd):
-            if one is not None and one != -1:
+        for one in (self._notify, self._log, *fds):
+            if one != -1:
                 poll.register(one, select.POLLIN)
         events = poll.poll(max(0.0, timeout) * 1000)
         self._take_records()
@@ -215,10 +233,18 @@ class Systemd:
 
     def _take_messages(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while data := self._notify.recv(65536):
+            while received := socket.recv_fds(self._notify, 65536, 8):
+                data, fds, _, _ = received
                 lines = (line.partition("=") for line in data.decode().splitlines())
                 fields = {name: value for name, _, value in lines}
                 self.messages.append(Message(fields, time.monotonic()))
+                if "FDSTORE" in fields:
+                    self._keep(fields["FDNAME"], *fds)
+
+    def _keep(self, name: str, fd: int) -> None:
+        """The file descriptor store."""
+        os.set_inheritable(fd, False)
+        self.store.append((name, fd))
 
     def _take_records(self) -> None:
         if self._log == -1:
@@ -248,10 +274,11 @@ class Systemd:
 
         return self.wait(found, f"a message with {assignments}", within)
 
-    def passed(self) -> None:
-        """What was said until now is no answer to the next `expect`."""
-        self.hear(0.0)
-        self._heard = len(self.messages)
+    def listen_for(self, seconds: float) -> None:
+        """Listen for that long: for what must not come."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.hear(left)
 
     def said(self, assignment: str) -> list[Message]:
         """All messages so far that have it."""
@@ -282,6 +309,16 @@ class Systemd:
         visitor = self.wait(self.gate.admit, f"a knock for {what!r}", within, self.gate)
         assert what in visitor.what
         return visitor
+
+    def let_in(self, program: Program, within: float = BOUND) -> None:
+        """Let everybody who knocks go on until the program has ended."""
+
+        def over() -> bool:
+            while visitor := self.gate.admit():
+                visitor.release()
+            return program.ended()
+
+        self.wait(over, "the end of a program", within, self.gate, program.output)
 
     def story(self) -> str:
         """All that was heard, for the report of a failed test."""
@@ -326,18 +363,7 @@ class Systemd:
 
     def done(self, program: Program, within: float = BOUND) -> Program:
         """Wait for its end."""
-
-        def ended() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                while data := os.read(program.output, 65536):
-                    program.text += data.decode()
-                return True
-            return False
-
-        if program.status is None:
-            self.wait(ended, "the end of a program", within, program.output)
-            os.close(program.output)
-            program.status = os.waitstatus_to_exitcode(os.waitpid(program.pid, 0)[1])
+        self.wait(lambda: program.ended(), "the end of a program", within, program.output)
         return program
 
     def cancel(self, program: Program) -> None:
@@ -392,6 +418,8 @@ class Systemd:
             client.close()
         for _, sock in self.listeners:
             sock.close()
+        for _, fd in self.store:
+            os.close(fd)
         self._notify.close()
 
 

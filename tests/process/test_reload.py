@@ -130,7 +130,7 @@ def spoil_file(systemd: Systemd) -> None:
     [
         (spoil_import, ["ModuleNotFoundError: No module named 'no_such_module'", "line 1"]),
         (spoil_syntax, ["shop.yaml:3: not valid YAML"]),
-        (spoil_key, ['shop.yaml:3: wrokers: unknown setting "wrokers"', "workers"]),
+        (spoil_key, ['shop.yaml:3: unknown setting "wrokers"; did you mean "workers"?']),
         (spoil_by_hanging, ["did not boot in time", "in stuck"]),
         (spoil_hook, ["sys.exit(3)"]),
         (spoil_arity, ["post_fork(server, worker)"]),

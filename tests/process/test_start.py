@@ -67,14 +67,6 @@ def test_an_app_that_cannot_be_imported(systemd: Systemd) -> None:
     assert not systemd.said("READY=1")
 
 
-def test_a_worker_that_cannot_boot(systemd: Systemd) -> None:
-    systemd.write("hooks.py", "def post_worker_init(worker):\n    raise OSError('no database')\n")
-    systemd.start(hooks="hooks.py")
-    systemd.record("hook-failed", "no database")
-    systemd.expect("READY=1")  # a hook that fails is contained
-    assert systemd.get().version == "1"
-
-
 def test_a_worker_that_exits_while_it_boots(systemd: Systemd) -> None:
     systemd.deploy(more="import os; os._exit(7)")
     systemd.start()
@@ -106,7 +98,11 @@ def test_an_import_that_hangs_ends_the_start_with_the_stack(systemd: Systemd) ->
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
-        ("app: app:application\nwrokers: 3\n", 2, 'wrokers: unknown setting "wrokers"; did you'),
+        (
+            "app: app:application\nwrokers: 3\n",
+            2,
+            'unknown setting "wrokers"; did you mean "workers"?',
+        ),
         ("app: app:application\n\nworkers: -3\n", 3, "workers: must be at least"),
         ("app: app:application\nworkers: [1\n", 3, ""),
         ("app: app:application\ntimeout: soon\n", 2, "timeout: must be a time"),
@@ -157,9 +153,11 @@ def test_process_titles(systemd: Systemd) -> None:
     assert proc.title(systemd.workers()[0]) == "prefork-sd: worker [till]"
 
 
-def test_what_systemd_tells_the_arbiter_is_not_told_to_the_app(systemd: Systemd) -> None:
-    systemd.start(watchdog=5, env={"COLOR": "green"}, env_file="shop.env")
-    assert systemd.ended() == ExitCode.CONFIG  # no such file yet
+def test_an_environment_file_that_is_not_there(systemd: Systemd) -> None:
+    systemd.start(env={"PASSWORD": "hunter2"}, env_file="shop.env")
+    assert systemd.ended() == ExitCode.CONFIG
+    assert "shop.env" in systemd.said("STATUS")[-1].fields["STATUS"]
+    assert "hunter2" not in systemd.story()
 
 
 def test_the_environment_of_the_app(systemd: Systemd) -> None:
