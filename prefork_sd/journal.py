@@ -104,6 +104,11 @@ def setup(
     return logger
 
 
+def is_native(log: logging.Logger) -> bool:
+    """Whether a logger's records go to journald as records."""
+    return any(isinstance(handler, JournalHandler) for handler in log.handlers)
+
+
 def set_level(name: str) -> None:
     """Raise ValueError if `name` is not one of `LEVELS`."""
     if name not in LEVELS:

@@ -37,11 +37,12 @@ FLOORS: list[set[str]] = [
         "varlink",
     },
     {"process", "control", "loader"},
-    {"herald", "guarded", "obituary", "sockets"},
+    {"applog", "herald", "guarded", "obituary", "sockets"},
     # 3: the app's side
     {"wsgi"},
     # 4 to 6: workers
-    {"workers.access", "workers.base", "workers.connection", "workers.timers", "workers.wear"},
+    {"workers.base", "workers.connection", "workers.timers", "workers.wear"},
+    {"workers.access"},
     {"workers.loop"},
     {"workers.sync", "workers.threads"},
     # the arbiter

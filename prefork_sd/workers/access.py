@@ -5,8 +5,9 @@ from collections.abc import Callable
 from math import inf
 
 from prefork_sd.config import Config
-from prefork_sd.http1 import Head
+from prefork_sd.imports import said
 from prefork_sd.journal import Event
+from prefork_sd.workers.connection import Request
 from prefork_sd.wsgi import Response
 
 ALL, SOME, NONE = "all", "errors", "off"
@@ -32,12 +33,14 @@ class AccessLog:
             or (self._some and (duration >= self._slow or response.status >= 500))
         )
 
-    def record(self, remote: str, head: Head, response: Response, duration: float) -> None:
+    def record(self, remote: str, request: Request, response: Response, duration: float) -> None:
         """With HTTP_* fields, DURATION_USEC and BYTES, and with what the app raised if it did."""
+        head = request.head
         failure, slow = response.failure, duration >= self._slow
         event = Event.SLOW_REQUEST if slow else Event.REQUEST
         fields = self._fields(
             Event.REQUEST_FAILED if failure else event,
+            PREFORK_SD_REQUEST_ID=request.id,
             HTTP_METHOD=head.method,
             HTTP_PATH=head.path,
             HTTP_STATUS=response.status,
@@ -47,7 +50,7 @@ class AccessLog:
         )
         text = f"{head.method} {head.path} {response.status} in {duration * 1e3:.1f} ms"
         if failure is not None:
-            text += f": {type(failure).__name__}: {failure}"
+            text += f": {said(failure)}"
             self._log.error("%s", text, exc_info=failure, extra=fields)
         else:
             bad = slow or response.status >= 500

@@ -13,7 +13,7 @@ from signal import Signals
 from types import FrameType
 from typing import Any
 
-from prefork_sd import cgroups, journal, process
+from prefork_sd import applog, cgroups, journal, process
 from prefork_sd.config import Config
 from prefork_sd.errors import AppImportError, ExitCode, PreforkError
 from prefork_sd.hooks import Hooks
@@ -100,6 +100,8 @@ class Worker:
             process.become(self.cfg.user, self.cfg.group)
             process.die_with_parent(self.ppid, signal.SIGTERM)  # a change of user clears it
             self.load()
+            if journal.is_native(self.log):
+                applog.adopt(self.proc_name, self.fields())
             self.hooks.post_worker_init(self)
         except AppImportError as error:
             return self.fail_to_boot(f"{error}\n{error.details}", error.exit_code)

@@ -44,6 +44,15 @@ class Request:
     body: IO[bytes]
     started: float = 0.0
     environ: Environ | None = None
+    id: str = ""
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        return self.head.path
 
 
 class Body:

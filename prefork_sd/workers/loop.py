@@ -6,12 +6,14 @@ the waits on the app.
 
 import errno
 import os
+import secrets
 import select
 import time
 from math import inf
 from typing import Any
 
 from prefork_sd import http1, wsgi
+from prefork_sd.applog import REQUEST
 from prefork_sd.forwarded import Forwarded, Trust
 from prefork_sd.journal import Event
 from prefork_sd.listeners import Listener
@@ -65,6 +67,8 @@ class LoopWorker(Worker):
         self.body_timeout = cfg.body_timeout or FOREVER
         self.send_timeout = cfg.send_timeout or FOREVER
         self.wear = Wear(cfg, time.monotonic())
+        self.called = 0
+        self.id_prefix = f"{secrets.token_hex(5)}-"
         self.access = AccessLog(cfg, self.log, self.fields)
         self.allowance = self.timeout or inf  # seconds that the app may be silent
         # while this worker calls a slow app, its clients would better be with another one
@@ -315,12 +319,26 @@ class LoopWorker(Worker):
             connection.base, connection.remote, head, request.body
         )
         environ["wsgi.early_hints"] = response.early_hints
+        self.called += 1
+        environ["PREFORK_SD_REQUEST_ID"] = request.id = f"{self.id_prefix}{self.called:x}"
         if self.forwarded is not None:
             self.forwarded.apply(environ)
         connection.request = request
         self.tmp.begin(lane, head.raw, now)
+        REQUEST.set(request)
         self.hooks.pre_request(self, request)
         response.begin(self.wsgi, environ)
+        REQUEST.set(None)
+        self.tmp.end(lane)
+
+    def call_again(self, connection: Connection, lane: int) -> None:
+        """In the app's slot: take more of what it yields."""
+        response = connection.response
+        assert response is not None
+        self.tmp.begin(lane, response.head.raw, time.monotonic())
+        REQUEST.set(connection.request)
+        response.produce()
+        REQUEST.set(None)
         self.tmp.end(lane)
 
     def advance(self, connection: Connection) -> None:
@@ -359,7 +377,7 @@ class LoopWorker(Worker):
         self.tmp.count(self.requests, self.errors, self.sent)
         duration = time.monotonic() - request.started
         if self.access.wants(response, duration):
-            self.access.record(connection.remote[0], request.head, response, duration)
+            self.access.record(connection.remote[0], request, response, duration)
         if self.wear.worn(self.requests):
             self.tire()
 

@@ -27,13 +27,9 @@ class SyncWorker(LoopWorker):
 
     def produce(self, connection: Connection) -> None:
         """One round, sent in the next turn, so that a long response does not shut out others."""
-        response = connection.response
-        assert response is not None
         self.in_call = True
         self.tmp.promise(time.monotonic() + self.allowance)
-        self.tmp.begin(0, response.head.raw, time.monotonic())
-        response.produce()
-        self.tmp.end(0)
+        self.call_again(connection, 0)
         self.in_call = False
         self.timers.set(connection, time.monotonic() + self.send_timeout)
         self.watch(connection, WRITE)

@@ -37,10 +37,8 @@ class ThreadsWorker(LoopWorker):
             connection, request, lane = job
             if request is not None:
                 self.call_app(connection, request, lane)
-            elif response := connection.response:
-                self.tmp.begin(lane, response.head.raw, time.monotonic())
-                response.produce()
-                self.tmp.end(lane)
+            else:
+                self.call_again(connection, lane)
             self.done.append((connection, lane))
             self.signals.wake()
 
