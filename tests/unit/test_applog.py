@@ -28,6 +28,15 @@ def root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
     return root
 
 
+def adopt() -> list[logging.Handler]:
+    """What the root logger has afterwards, but for what pytest has put there."""
+    strangers = [one for one in logging.root.handlers if type(one).__module__.startswith("_pytest")]
+    for one in strangers:
+        logging.root.removeHandler(one)
+    applog.adopt("shop", WORKER)
+    return logging.root.handlers
+
+
 def told(handler: logging.Handler, logger: str = "shop") -> dict[str, object]:
     record = logging.LogRecord(logger, logging.ERROR, __file__, 1, "text", None, None)
     assert handler.filter(record)
@@ -38,8 +47,7 @@ def test_what_goes_to_standard_error_goes_to_the_journal() -> None:
     plain = logging.StreamHandler(sys.stderr)
     plain.setLevel(logging.INFO)
     logging.root.addHandler(plain)
-    applog.adopt("shop", WORKER)
-    (handler,) = logging.root.handlers
+    (handler,) = adopt()
     assert isinstance(handler, JournalHandler)
     assert handler.level == logging.INFO
 
@@ -47,13 +55,11 @@ def test_what_goes_to_standard_error_goes_to_the_journal() -> None:
 def test_other_handlers_stay() -> None:
     elsewhere = logging.StreamHandler(io.StringIO())
     logging.root.addHandler(elsewhere)
-    applog.adopt("shop", WORKER)
-    assert logging.root.handlers == [elsewhere]
+    assert adopt() == [elsewhere]
 
 
 def test_an_app_that_has_set_up_nothing_is_heard_from_warnings_on() -> None:
-    applog.adopt("shop", WORKER)
-    (handler,) = logging.root.handlers
+    (handler,) = adopt()
     assert isinstance(handler, JournalHandler)
     assert handler.level == logging.WARNING
 
@@ -61,15 +67,14 @@ def test_an_app_that_has_set_up_nothing_is_heard_from_warnings_on() -> None:
 def test_a_logger_of_the_app_is_adopted_too() -> None:
     logger = logging.getLogger("test_applog.shop")
     logger.addHandler(logging.StreamHandler(sys.stdout))
-    applog.adopt("shop", WORKER)
+    adopt()
     (handler,) = logger.handlers
     logger.removeHandler(handler)
     assert isinstance(handler, JournalHandler)
 
 
 def test_a_record_tells_the_worker_and_the_request() -> None:
-    applog.adopt("shop", WORKER)
-    (handler,) = logging.root.handlers
+    (handler,) = adopt()
     assert "HTTP_PATH" not in told(handler)
     token = applog.REQUEST.set(Request("ab-1", "GET", "/x"))
     fields = told(handler)
