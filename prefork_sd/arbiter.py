@@ -20,6 +20,7 @@ from prefork_sd import (
     keepsake,
     process,
     reexec,
+    relief,
     reloading,
     sockets,
 )
@@ -35,6 +36,7 @@ from prefork_sd.loader import Application, start_directory
 from prefork_sd.obituary import Obituary
 from prefork_sd.pidfile import Pidfile
 from prefork_sd.pool import Child, State
+from prefork_sd.pressure import Pressure
 from prefork_sd.process import Exit, Processes
 from prefork_sd.reexec import Preflight
 from prefork_sd.release import Release
@@ -65,6 +67,7 @@ class Arbiter(Crew):
         self.reexec_due = False
         self.preflight: Preflight | None = None
         self.keepsake: Keepsake
+        self.pressure = Pressure(os.environ)
         self.pidfile: Pidfile | None = None
         self.under_way: Reload | None = None
         self.last_reload = ""
@@ -188,11 +191,15 @@ class Arbiter(Crew):
             deadline = min(deadline, self.preflight.deadline)
         poll = select.poll()
         poll.register(self.SIG_QUEUE.fileno(), select.POLLIN)
+        if self.pressure.fd >= 0:
+            poll.register(self.pressure.fd, select.POLLPRI)
         if self.control:
             deadline = min(deadline, self.control.next_deadline())
             for fd, events in self.control.fds().items():
                 poll.register(fd, events)
-        poll.poll(None if deadline == inf else max(0, ceil((deadline - now) * 1000)))
+        for fd, _ in poll.poll(None if deadline == inf else max(0, ceil((deadline - now) * 1000))):
+            if fd == self.pressure.fd:
+                relief.relieve(self, time.monotonic())
 
     def wakeup(self) -> None:
         """End the sleep."""

@@ -187,7 +187,7 @@ class Crew:
             booted=slot.booted,
             promise=slot.deadline,
             accepting=not (slot.draining or self.is_held_up(worker)),
-            tired=slot.tired,
+            tired=slot.tired or worker.condemned,
         )
         if became_ready:
             self.became_ready(worker)
@@ -282,6 +282,7 @@ class Crew:
             age, self.pid, self.sockets, release.app, cfg.timeout, cfg, self.log
         )
         worker.generation, worker.hooks, worker.server = generation, release.hooks, self
+        worker.tls = release.tls
         worker.tmp, worker.words, worker.wake_fd = slot, words, self.SIG_QUEUE.write_fd
         return worker
 

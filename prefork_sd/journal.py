@@ -56,6 +56,7 @@ class Event(Enum):
     STOP = "bfdb5f48a84e453a9bf858acc181851f"
     LOST_RECORDS = "094d692d95fe4b4fb453c250707f0c3d"
     HOOK_FAILED = "aa3ff369efde4c99af3074cfe791a688"
+    MEMORY_PRESSURE = "d6865788b3914b31a0c2dd17a9029ac1"
 
     @property
     def label(self) -> str:

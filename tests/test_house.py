@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
         "listeners",
         "notify",
         "pidfile",
+        "pressure",
         "scoreboard",
         "signals",
         "sources",
@@ -50,7 +51,7 @@ FLOORS: list[set[str]] = [
     {"mold"},
     {"foundry"},
     {"crew", "reloading"},
-    {"frontdesk", "reexec"},
+    {"frontdesk", "reexec", "relief"},
     {"arbiter"},
     # 7: commands
     {"cli", "generator"},
