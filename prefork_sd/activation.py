@@ -12,7 +12,7 @@ from systemd.daemon import listen_fds_with_names
 from prefork_sd.errors import ConfigError, Problem
 
 FIRST_FD = 3
-LISTENER_NAMES = ("http", "status")
+LISTENER_NAMES = ("http", "https", "status")
 # LISTEN_PIDFDID (systemd 259) says once more for whom the descriptors are.
 VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID")
 
@@ -36,7 +36,7 @@ def inherited(environ: MutableMapping[str, str], pid: int) -> Inherited:
     `environ` is `os.environ`: systemd's library reads the environment of the process itself.
     Descriptors arrive blocking and without close-on-exec; both are set here.
 
-    Raises ConfigError if the variables make no sense, or if what is named "http" or "status" is
+    Raises ConfigError if the variables make no sense, or if what has the name of a listener is
     not a listening stream socket.
     """
     ours = environ.get("LISTEN_PID") == str(pid)
@@ -93,8 +93,8 @@ def _unknown(name: str, fd: int, mode: int, result: Inherited) -> str:
         return f'systemd gave "{name}" twice; descriptor {fd} is closed'
     if stat.S_ISSOCK(mode) and not _not_a_listener(fd, mode):
         return (
-            f'systemd gave a listener named "{name}", which is closed: only "http" and "status" '
-            "are known; write FileDescriptorName=http in its .socket unit"
+            f'systemd gave a listener named "{name}", which is closed: only "http", "https" and '
+            '"status" are known; write FileDescriptorName=http in its .socket unit'
         )
     return f'systemd gave descriptor {fd} named "{name}", which nobody here knows; it is closed'
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from prefork_sd.values import (
     MODE,
     PEERS,
     PREFIX,
+    TLS_FILE,
     UNIT,
     WORKER_CLASS,
     WORKERS,
@@ -39,6 +41,7 @@ from prefork_sd.values import (
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ACCESS_LOGS = ("off", "errors", "all")
+CLIENT_AUTHS = ("required", "optional")
 FOLDERS = ("/etc/prefork-sd", "/run/prefork-sd", "/usr/lib/prefork-sd/services")  # /etc wins
 DEFAULT_BIND = ("127.0.0.1:8000",)  # without systemd and without a `bind`
 
@@ -62,7 +65,8 @@ class Config:
     bind: tuple[str, ...] = setting(
         (),
         BIND,
-        help="where to listen; empty: /run/prefork-sd/NAME.sock, or 127.0.0.1:8000 without systemd",
+        help="where to listen; empty: nowhere with `tls_bind`, or else at "
+        "/run/prefork-sd/NAME.sock, or 127.0.0.1:8000 without systemd",
         example=["127.0.0.1:8000", "/run/shop.sock"],
     )
     backlog: int = setting(
@@ -72,6 +76,37 @@ class Config:
     socket_user: str = setting("", ACCOUNT, help="who owns unix sockets; empty: root")
     socket_group: str = setting(
         "www-data", ACCOUNT, help="the group of unix sockets; the proxy's", example="www-data"
+    )
+
+    # TLS
+    tls_bind: tuple[str, ...] = setting(
+        (), BIND, help="where to listen for TLS (https)", example=["0.0.0.0:443", "[::]:443"]
+    )
+    tls_certificate: str = setting(
+        "",
+        TLS_FILE,
+        help="the server's certificate and what leads to its root, in PEM: a file, or "
+        "credential:NAME; a reload takes a renewed one",
+        example="/etc/ssl/certs/shop.pem",
+    )
+    tls_key: str = setting(
+        "",
+        TLS_FILE,
+        help="the certificate's private key, without a passphrase; a file that only root may "
+        "read comes as a credential, which systemd before 260 renews only at a restart",
+        example="/etc/ssl/private/shop.key",
+    )
+    tls_client_ca: str = setting(
+        "",
+        TLS_FILE,
+        help="the authorities whose client certificates are accepted; empty: none is asked for",
+        example="/etc/ssl/certs/staff-ca.pem",
+    )
+    tls_client_auth: str = setting(
+        "required",
+        TEXT,
+        help="whether a client must show a certificate where `tls_client_ca` is given",
+        choices=CLIENT_AUTHS,
     )
 
     # Proxies in front
@@ -283,15 +318,17 @@ def build(
 
 
 def salvage(values: Mapping[str, object]) -> Config:
-    """The configuration of what is right in the values, with defaults for the rest."""
-    right: dict[str, object] = {}
+    """The configuration of what can be read in the values, with defaults for the rest.
+
+    Whether its settings agree is not asked.
+    """
+    taken: dict[str, Any] = {}
     for name, value in values.items():
-        try:
-            build({**right, name: value}, need_app=False)
-        except ConfigError:
-            continue
-        right[name] = value
-    return build(right, need_app=False)
+        known = SETTINGS.get(name)
+        if known is not None and value is not None:
+            with suppress(BadValueError):
+                taken[name] = known.kind.read(value, known)
+    return Config(**taken)
 
 
 def _disagreements(config: Config) -> Iterator[tuple[str, str]]:
@@ -304,6 +341,20 @@ def _disagreements(config: Config) -> Iterator[tuple[str, str]]:
         yield "threads", "must be 1 with `worker_class: sync`; use `worker_class: threads`"
     if config.limit_request_head < max(config.limit_request_line, config.limit_request_field_size):
         yield "limit_request_head", "must not be smaller than the limits of a line and of a field"
+    yield from _tls_disagreements(config)
+
+
+def _tls_disagreements(config: Config) -> Iterator[tuple[str, str]]:
+    for key in ("tls_certificate", "tls_key"):
+        if config.tls_bind and not getattr(config, key):
+            yield "tls_bind", f"needs `{key}` too"
+    for key in ("tls_certificate", "tls_key", "tls_client_ca"):
+        if getattr(config, key) and not config.tls_bind:
+            yield key, "needs `tls_bind` too"
+    if config.tls_client_auth == "optional" and not config.tls_client_ca:
+        yield "tls_client_auth", "needs `tls_client_ca` too"
+    for address in sorted({*config.bind} & {*config.tls_bind}):
+        yield "tls_bind", f"must not name {address}, which is in `bind`"
 
 
 def _line(key: str, lines: Mapping[str, int]) -> int:

@@ -2,13 +2,13 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from prefork_sd.config import Config, build, salvage
 from prefork_sd.errors import ConfigError, Problem
 from prefork_sd.sources import NAME, masked, read, services, templates
-from prefork_sd.units import notes, render, wanted_by
+from prefork_sd.units import notes, render, sockets, wanted_by
 
 NAME_MAX = 200  # characters; a unit name has at most 255
 JOURNAL = "/run/systemd/journal/socket"
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for name, source in found.items():
         try:
-            generate(name, source, late, texts)
+            generate(name, source, late, texts, found)
         except ConfigError as error:
             for problem in error.problems:
                 say(ERROR, f"{name}.service: {problem}")
@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def generate(name: str, source: Path, late: Path, texts: dict[str, str]) -> None:
+def generate(
+    name: str, source: Path, late: Path, texts: dict[str, str], services: Container[str] = ()
+) -> None:
     """Write the units of one service and its links for the boot. Raises ConfigError.
 
     A broken file still gets its units, from what is right in it: a start fails then with the
@@ -65,12 +67,17 @@ def generate(name: str, source: Path, late: Path, texts: dict[str, str]) -> None
         cfg, problem = build(values, file=str(source), lines=lines), None
     except ConfigError as error:
         cfg, problem = salvage(values), error
+    for socket in sockets(name, cfg):
+        if socket.name != name and socket.name in services:
+            text = f"{socket.unit} belongs to the service of that name; rename one of them"
+            raise ConfigError(Problem(text, file=str(source)))
     for file, text in render(name, cfg, source=str(source), templates=texts).items():
         _write(late, file, text)
     if cfg.enabled:
         for unit in wanted_by(cfg):
             _want(late, unit, f"{name}.service")
-        _want(late, "sockets.target", f"{name}.socket")
+        for socket in sockets(name, cfg):
+            _want(late, "sockets.target", socket.unit)
     if problem is not None:
         raise problem
     for note in notes(cfg):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from prefork_sd.errors import ConfigError, Problem
 
+HTTP, HTTPS, STATUS = "http", "https", "status"  # names: FileDescriptorName= of a .socket unit
+SETTING = {HTTP: "bind", HTTPS: "tls_bind", STATUS: "status"}  # says where they should be
 MOST_PATH_BYTES = 107
 _BRACKETS = re.compile(r"\[([0-9A-Fa-f:.]+)\]:([0-9]+)", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]+)", re.ASCII)
@@ -79,7 +81,7 @@ def _parse_unix(bind: str) -> Address:
 
 @dataclass(slots=True)
 class Listener:
-    """A listening stream socket. `name` is "http" (the app) or "status"; `ours`: bound by us."""
+    """A listening stream socket. `name` is HTTP, HTTPS or STATUS; `ours`: bound by us."""
 
     name: str
     sock: socket.socket
@@ -107,8 +109,10 @@ class Listener:
 
     @property
     def server_port(self) -> str:
-        """SERVER_PORT of PEP 3333, which is never empty: a unix socket says "80"."""
-        return "80" if self.is_unix else str(self.where.port)
+        """SERVER_PORT of PEP 3333, which is never empty: a unix socket says "80" or "443"."""
+        if self.is_unix:
+            return "443" if self.name == HTTPS else "80"
+        return str(self.where.port)
 
     def claim(self, ours: bool) -> None:
         """After a re-exec: it is ours if it was."""
@@ -136,17 +140,18 @@ def adopt(name: str, fd: int) -> Listener:
     return Listener(name, socket.socket(fileno=fd))
 
 
-def bind(text: str, backlog: int, name: str = "http", *, mode: int | None = None) -> Listener:
-    """Open a listener for one entry of the setting `bind`.
+def bind(text: str, backlog: int, name: str = HTTP, *, mode: int | None = None) -> Listener:
+    """Open a listener for one entry of the setting `bind` or its like.
 
     An IPv6 listener is for IPv6 alone: "0.0.0.0:80" and "[::]:80" can stand side by side.
     `mode`: the permissions of a socket file. A socket file on which nobody answers is replaced.
     Raises ConfigError with the reason.
     """
+    key = SETTING[name]
     try:
         address = parse(text)
     except ValueError as error:
-        raise _problem(str(error)) from None
+        raise ConfigError(Problem(str(error), key)) from None
     try:
         return (
             _bind_unix(address, backlog, name, mode)
@@ -154,7 +159,8 @@ def bind(text: str, backlog: int, name: str = "http", *, mode: int | None = None
             else _bind_tcp(address, backlog, name)
         )
     except OSError as error:
-        raise _problem(f"cannot listen on {address}: {_reason(error, address)}") from error
+        text = f"cannot listen on {address}: {_reason(error, address)}"
+        raise ConfigError(Problem(text, key)) from error
 
 
 def _bind_tcp(address: Address, backlog: int, name: str) -> Listener:
@@ -250,24 +256,25 @@ def _reason(error: OSError, address: Address) -> str:
             return str(error.strerror)
 
 
-def disagreements(wanted: Sequence[str], got: Sequence[Listener]) -> list[str]:
+def disagreements(wanted: Sequence[str], got: Sequence[Listener], name: str = HTTP) -> list[str]:
     """Say where `bind` and what systemd opened for the app differ; systemd's are served.
 
-    An empty `bind` wants nothing in particular.
+    `name` is that of the listeners which `wanted` means. Empty, it wants nothing in particular.
     """
-    given = [listener for listener in got if listener.name == "http"]
-    if not wanted or not given:
+    given = [listener for listener in got if listener.name == name]
+    if not wanted or not got:
         return []
+    key = SETTING[name]
     addresses = [parse(text) for text in wanted]
-    all_given = ", ".join(listener.address for listener in given)
+    all_given = ", ".join(listener.address for listener in given) or "none of that name"
     all_wanted = ", ".join(wanted)
     missing = [
-        f'bind names "{text}", which systemd did not open; it opened {all_given}'
+        f'{key} names "{text}", which systemd did not open; it opened {all_given}'
         for text, address in zip(wanted, addresses, strict=True)
         if not any(_serves(listener, address) for listener in given)
     ]
     extra = [
-        f"systemd opened {listener.address}, which bind does not name; it names {all_wanted}"
+        f"systemd opened {listener.address}, which {key} does not name; it names {all_wanted}"
         for listener in given
         if not any(_serves(listener, address) for address in addresses)
     ]
@@ -287,7 +294,3 @@ def _serves(listener: Listener, address: Address) -> bool:
     if where.host == "::" and address.host == "0.0.0.0":
         return not listener.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     return where.family == address.family and wanted == socket.inet_pton(where.family, where.host)
-
-
-def _problem(text: str) -> ConfigError:
-    return ConfigError(Problem(text, key="bind"))

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from prefork_sd import journal, units
 from prefork_sd.config import Config
 from prefork_sd.errors import AppImportError, ConfigError, Problem
 from prefork_sd.guarded import guarded
@@ -12,13 +14,16 @@ from prefork_sd.imports import import_object
 from prefork_sd.loader import Application, auto_workers, load_hooks
 from prefork_sd.workers.base import Worker
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 WORKER_CLASSES = {
     "sync": "prefork_sd.workers.sync.SyncWorker",
     "threads": "prefork_sd.workers.threads.ThreadsWorker",
 }
 
 # what only a restart of the service, or of its socket, can change
-SOCKET_SETTINGS = ("bind", "backlog", "socket_mode", "socket_user", "socket_group")
+SOCKET_SETTINGS = ("bind", "tls_bind", "backlog", "socket_mode", "socket_user", "socket_group")
 SERVICE_SETTINGS = ("user", "group", "pidfile", "control", "watchdog", "proc_name", "unit")
 
 
@@ -29,6 +34,7 @@ class Release:
     app: Application
     hooks: Hooks
     worker_class: type[Worker]
+    tls: "SSLContext | None"
 
     @property
     def cfg(self) -> Config:
@@ -40,9 +46,24 @@ class Release:
 
     @classmethod
     def of(cls, app: Application, log: logging.Logger) -> "Release":
-        """Read the hooks and find the way to serve. Raises ConfigError."""
+        """Read the hooks and the certificates, find the way to serve. Raises ConfigError."""
         hooks = guarded(load_hooks(app.cfg), log)
-        return cls(app, hooks, worker_class(app.cfg))
+        return cls(app, hooks, worker_class(app.cfg), tls_context(app.cfg, log))
+
+
+def tls_context(cfg: Config, log: logging.Logger) -> "SSLContext | None":
+    """One for all workers of a generation: they take each other's session tickets.
+
+    Raises ConfigError.
+    """
+    if not cfg.tls_bind:
+        return None
+    from prefork_sd import tls  # libssl, which a service without TLS need not load
+
+    def warn(text: str) -> None:
+        log.warning("%s", text, extra=journal.fields(journal.Event.CONFIG_WARNING))
+
+    return tls.context(cfg, warn)
 
 
 def worker_class(cfg: Config) -> type[Worker]:
@@ -65,7 +86,7 @@ def left_behind(old: Config, new: Config, name: str) -> Iterator[str]:
     if changed:
         yield (
             f"a reload cannot change {', '.join(changed)}; this does: "
-            f"systemctl daemon-reload && systemctl restart {name}.socket"
+            f"systemctl daemon-reload && {_renewing_sockets(old, new, name)}"
         )
     changed = [key for key in SERVICE_SETTINGS if getattr(old, key) != getattr(new, key)]
     if changed:
@@ -73,3 +94,12 @@ def left_behind(old: Config, new: Config, name: str) -> Iterator[str]:
             f"a reload cannot change {', '.join(changed)}; this does: "
             f"systemctl daemon-reload && systemctl restart {name}"
         )
+
+
+def _renewing_sockets(old: Config, new: Config, name: str) -> str:
+    """The commands that open other sockets; a socket's restart restarts its service."""
+    before = {socket.unit for socket in units.sockets(name, old)}
+    now = {socket.unit for socket in units.sockets(name, new)}
+    gone, kept = sorted(before - now), sorted(before & now)
+    stop = f"systemctl stop {' '.join(gone)} && " if gone else ""
+    return f"{stop}systemctl restart {' '.join(kept) or name}"

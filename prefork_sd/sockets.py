@@ -8,22 +8,30 @@ from prefork_sd.activation import Inherited
 from prefork_sd.config import DEFAULT_BIND, Config
 from prefork_sd.control import ControlServer
 from prefork_sd.errors import ConfigError, Problem
-from prefork_sd.listeners import Listener
+from prefork_sd.listeners import HTTP, HTTPS, Listener
 
 
 def opened(cfg: Config, given: Inherited, warn: Callable[[str], None]) -> list[Listener]:
     """Take or open the sockets on which the app is served. Raises ConfigError."""
     for warning in given.warnings:
         warn(warning)
-    found = [listeners.adopt(name, fd) for name, fd in given.listeners if name == "http"]
+    wanted = {HTTP: cfg.bind, HTTPS: cfg.tls_bind}
+    found = [listeners.adopt(name, fd) for name, fd in given.listeners if name in wanted]
     if given.warnings and not found:
-        raise ConfigError(Problem('systemd gave no listener named "http"'))
+        raise ConfigError(Problem('systemd gave no listener named "http" or "https"'))
     if found:
-        for warning in listeners.disagreements(cfg.bind, found):
-            warn(warning)
+        for name, addresses in wanted.items():
+            for warning in listeners.disagreements(addresses, found, name):
+                warn(warning)
         return found
     mode = int(cfg.socket_mode, 8)
-    return [listeners.bind(text, cfg.backlog, mode=mode) for text in cfg.bind or DEFAULT_BIND]
+    if not cfg.tls_bind:
+        wanted[HTTP] = cfg.bind or DEFAULT_BIND
+    return [
+        listeners.bind(text, cfg.backlog, name, mode=mode)
+        for name, addresses in wanted.items()
+        for text in addresses
+    ]
 
 
 def control(cfg: Config) -> ControlServer | None:

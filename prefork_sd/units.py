@@ -1,7 +1,8 @@
-"""From a configuration to the texts of NAME.service and NAME.socket. Nothing is written here."""
+"""From a configuration to the texts of NAME.service and its sockets. Nothing is written here."""
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from prefork_sd.config import FOLDERS, Config
@@ -11,9 +12,31 @@ MARGIN = 10.0  # seconds between our own deadlines and those of systemd, which k
 NO_EXEC = ("/var", "/run", "/tmp", "/dev/shm")
 HOMES = ("/home", "/root", "/run/user")
 TEMPORARY = ("/tmp", "/var/tmp")
+TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@\\-]+\.(service|socket|target)")
 _PLACE = re.compile(r"@([A-Z_]+)@")
 _SECTION = re.compile(r"^\[([A-Za-z]+)\]$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """A socket unit: its name without ".socket", that of its descriptors, and its addresses."""
+
+    name: str
+    kind: str
+    addresses: tuple[str, ...]
+
+    @property
+    def unit(self) -> str:
+        return f"{self.name}.socket"
+
+
+def sockets(name: str, cfg: Config) -> Iterator[Socket]:
+    """Yield the socket units of a service; there is at least one."""
+    if cfg.bind or not cfg.tls_bind:
+        yield Socket(name, "http", cfg.bind or (f"unix:/run/prefork-sd/{name}.sock",))
+    if cfg.tls_bind:
+        yield Socket(f"{name}-tls", "https", cfg.tls_bind)
 
 
 def render(
@@ -31,6 +54,7 @@ def render(
     section, so that they win, or add to a list, by the rules of systemd.syntax(7).
     """
     standard = str(PurePath(source).parent) in FOLDERS
+    listeners = list(sockets(name, cfg))
     values = {
         "NAME": name,
         "SOURCE": source.replace("%", "%%"),
@@ -40,17 +64,18 @@ def render(
         "TIMEOUT_START": span(cfg.boot_timeout + MARGIN),
         "TIMEOUT_STOP": span(cfg.graceful_timeout + MARGIN),
         "WATCHDOG": span(cfg.watchdog),
-        "IDENTITY": "\n".join(_identity(cfg)),
+        "SOCKETS": " ".join(socket.unit for socket in listeners),
+        "IDENTITY": "\n".join([*_identity(cfg), *_credentials(cfg)]),
         "NO_EXEC_PATHS": " ".join(root for root in NO_EXEC if not _code_below(cfg, root)),
-        "LISTEN": "\n".join(_listen(name, cfg)),
         "BACKLOG": str(cfg.backlog),
     }
     service = {section: cfg.unit.get(section, {}) for section in ("Unit", "Service", "Install")}
-    socket = {"Socket": cfg.unit.get("Socket", {})}
-    return {
-        f"{name}.service": _appended(_filled(templates["service"], values), service),
-        f"{name}.socket": _appended(_filled(templates["socket"], values), socket),
-    }
+    texts = {f"{name}.service": _appended(_filled(templates["service"], values), service)}
+    for one in listeners:
+        own = {"UNIT": one.unit, "KIND": one.kind, "LISTEN": "\n".join(_listen(one, cfg))}
+        text = _filled(templates["socket"], {**values, **own})
+        texts[one.unit] = _appended(text, {"Socket": cfg.unit.get("Socket", {})})
+    return texts
 
 
 def word(text: str) -> str:
@@ -99,10 +124,22 @@ def _identity(cfg: Config) -> Iterator[str]:
         yield f"Group={cfg.group}"
 
 
-def _listen(name: str, cfg: Config) -> Iterator[str]:
-    addresses = cfg.bind or (f"unix:/run/prefork-sd/{name}.sock",)
-    paths = [address for address in addresses if address.startswith("unix:")]
-    for address in addresses:
+def _credentials(cfg: Config) -> Iterator[str]:
+    """Copies of files that the service's user may not be able to read: systemd.exec(5)."""
+    if not cfg.tls_bind:
+        return
+    yield "# the server reads the files themselves where it may"
+    for key in TLS_FILES:
+        path = getattr(cfg, key)
+        if path.startswith("/"):
+            yield f"LoadCredential={key}:{path.replace('%', '%%')}"
+    yield "# 260 and later: a reload takes renewed ones; before that a restart does"
+    yield "RefreshOnReload=credentials"
+
+
+def _listen(socket: Socket, cfg: Config) -> Iterator[str]:
+    paths = [address for address in socket.addresses if address.startswith("unix:")]
+    for address in socket.addresses:
         yield f"ListenStream={address.removeprefix('unix:').replace('%', '%%')}"
     if paths:
         yield f"SocketMode={cfg.socket_mode}"
@@ -110,7 +147,7 @@ def _listen(name: str, cfg: Config) -> Iterator[str]:
             yield f"SocketUser={cfg.socket_user}"
         if cfg.socket_group:
             yield f"SocketGroup={cfg.socket_group}"
-    if len(paths) < len(addresses):
+    if len(paths) < len(socket.addresses):
         yield "# an address may come up later than the socket"
         yield "FreeBind=yes"
 

@@ -30,6 +30,8 @@ MODE_TEXT = re.compile(r"0?[0-7]{3}")
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z0-9]*")
 SECTIONS = ("Unit", "Service", "Socket", "Install")
 WORKER_CLASSES = ("auto", "sync", "threads")
+CREDENTIAL = "credential:"
+TLS_PATH = re.compile(r"/.*|credential:[A-Za-z0-9._@-]+")
 SOCKET_PATH_MAX = 107  # bytes; sun_path of unix(7) less its NUL
 
 
@@ -108,6 +110,15 @@ def read_forwarded(value: object, setting: Setting) -> tuple[str, ...]:
         if name.lower() not in HEADERS:
             raise BadValueError(("", f"must be some of {', '.join(HEADERS)}, not {shown(name)}"))
     return tuple(name.lower() for name in names)
+
+
+def read_tls_file(value: object, setting: Setting) -> str:
+    """An absolute path, or `credential:NAME` for one of systemd's credentials, or nothing."""
+    file = read_text(value, setting)
+    if file and not TLS_PATH.fullmatch(file):
+        forms = f'"{setting.example}" or "{CREDENTIAL}{setting.name}"'
+        raise BadValueError(("", f"must be an absolute path like {forms}, not {shown(file)}"))
+    return file
 
 
 def read_mode(value: object, setting: Setting) -> str:
@@ -223,6 +234,7 @@ BIND = Kind(read_bind, lambda _: one_or_more({"type": ["string", "integer"]}), a
 PEERS = Kind(read_peers, lambda _: one_or_more({"type": "string"}), as_written=True)
 PREFIX = Kind(read_prefix, lambda _: {"type": "string", "pattern": "^(/[^/]+)*$"})
 FORWARDED = Kind(read_forwarded, lambda _: one_or_more({"enum": list(HEADERS)}))
+TLS_FILE = Kind(read_tls_file, lambda _: pattern_schema(TLS_PATH, empty=True), as_written=True)
 MODE = Kind(read_mode, lambda _: pattern_schema(MODE_TEXT, empty=False), as_written=True)
 ACCOUNT = Kind(read_account, lambda _: pattern_schema(ACCOUNT_NAME, empty=True), as_written=True)
 WORKERS = Kind(

@@ -159,6 +159,7 @@ def base_environ(
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
         "wsgi.file_wrapper": FileWrapper,
+        **({"HTTPS": "on"} if scheme == "https" else {}),
     }
 
 

@@ -11,22 +11,26 @@ from contextlib import suppress
 from pathlib import Path
 from signal import Signals
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefork_sd import applog, cgroups, journal, process
 from prefork_sd.config import Config
-from prefork_sd.errors import AppImportError, ExitCode, PreforkError
+from prefork_sd.errors import AppImportError, ConfigError, ExitCode, PreforkError, Problem
 from prefork_sd.hooks import Hooks
-from prefork_sd.listeners import Listener
+from prefork_sd.listeners import HTTPS, Listener
 from prefork_sd.loader import Application
+from prefork_sd.pressure import give_back
 from prefork_sd.scoreboard import BOOTED, DRAINING, TIRED, LastWords, Slot
 from prefork_sd.signals import SignalQueue
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 # what systemd told the arbiter, and nobody else
 PRIVATE = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS",
            "LISTEN_FDNAMES", "LISTEN_PIDFDID", "FDSTORE")  # fmt: skip
 
-MEANT_FOR_THE_ARBITER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+MEANT_FOR_THE_ARBITER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
 
 
 class Worker:
@@ -67,8 +71,10 @@ class Worker:
         self.words: LastWords
         self.wake_fd = -1  # a byte in it makes the arbiter look at the scoreboard
         self.wsgi: Any = None
+        self.tls: "SSLContext | None" = None  # of the generation, if it serves TLS
         self.signals: SignalQueue
         self.group: Path | None = None  # its control group, where there is one
+        self.condemned = False  # the arbiter wants a successor for it
         self.mourned = False  # its evidence is on record
         self.requests = 0
 
@@ -127,6 +133,9 @@ class Worker:
 
     def load(self) -> None:
         """Get the app: into `self.wsgi`, unless a mold has imported it already."""
+        if self.tls is None and any(listener.name == HTTPS for listener in self.sockets):
+            text = "is empty, but a socket for TLS is open; stop its .socket unit to be rid of it"
+            raise ConfigError(Problem(text, "tls_bind", str(self.app.source or "")))
         if self.wsgi is None:
             self.app.prepare()
             self.wsgi = self.app.wsgi()
@@ -152,11 +161,16 @@ class Worker:
         signal.signal(signal.SIGABRT, self.handle_abort)
         for signum in MEANT_FOR_THE_ARBITER:
             signal.signal(signum, self.handle_nothing)
+        signal.signal(signal.SIGUSR2, self.handle_pressure)
         # writes the stacks from C, then hands over to handle_abort if Python still runs
         faulthandler.enable(file=self.words.fd, all_threads=True)
 
     def handle_nothing(self, signum: int, frame: FrameType | None) -> None:
         """Not SIG_IGN, which the programs that an app starts would inherit."""
+
+    def handle_pressure(self, signum: int, frame: FrameType | None) -> None:
+        """The arbiter's word that memory is short."""
+        give_back()
 
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
         self.alive = False
