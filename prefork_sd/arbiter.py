@@ -233,13 +233,13 @@ class Arbiter(Crew):
             reloading.failed(self, generation, notice.verdict, notice.details)
 
     def decides(self, child: Child) -> bool:
-        """Whether the reload under way fails with that worker: then its verdict is the record."""
-        return (
-            self.under_way is not None
-            and self.pool.proving()
-            and child.generation == self.under_way.generation
-            and not child.unwanted
-        )
+        """Whether a verdict is the record of that end: the reload's that fails with it, or the
+        start's that has failed already with another worker."""
+        if self.halting is not None:
+            return True
+        reload = self.under_way
+        canary = reload is not None and child.generation == reload.generation
+        return canary and self.pool.proving() and not child.unwanted
 
     def became_ready(self, worker: Worker) -> None:
         """A worker accepts."""

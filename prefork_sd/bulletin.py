@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from prefork_sd import __version__
 from prefork_sd.pool import State
+from prefork_sd.pressure import resident
 
 if TYPE_CHECKING:
     from prefork_sd.arbiter import Arbiter
@@ -26,6 +27,10 @@ def line(server: "Arbiter") -> str:
         text += f"; reloading: {fresh} of {pool.want} workers of generation {pool.target}"
     elif booting:
         text += f", {booting} booting"
+    if server.tally.rate >= 0.05:
+        text += f"; {server.tally.rate:.3g} requests/s"
+    if server.tally.errors:
+        text += f", {server.tally.errors} failed lately"
     return f"{text}; {server.last_reload}" if server.last_reload else text
 
 
@@ -50,6 +55,8 @@ def status(server: "Arbiter", now: float) -> dict[str, object]:
         "generation": pool.serving,
         "wanted": pool.want,
         "ready": pool.count(State.READY),
+        "requests": server.counters()[0],
+        "errors": server.counters()[1],
         "listeners": [listener.address for listener in server.sockets],
         "workers": [_worker(server, pid, now) for pid in sorted(server.WORKERS, key=abs)],
     }
@@ -65,7 +72,7 @@ def _worker(server: "Arbiter", pid: int, now: float) -> dict[str, object]:
         "requests": slot.counters[0],
         "errors": slot.counters[1],
         "bytes": slot.counters[2],
-        "connections": slot.connections,
+        "rss": resident(pid) if pid > 0 else 0,
         "uptime_usec": int((now - child.born) * 1e6),
         "in_hand": [
             {"method": one.method, "path": one.path, "usec": int((now - one.since) * 1e6)}

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 RELOAD_TIMEOUT = 3600.0  # seconds; systemd's own limit, TimeoutStartSec=, is usually reached first
 ANSWER_TIMEOUT = 10.0
+RUNNING = "/run/prefork-sd"  # the folders of the services that run
+WATCH_EVERY = 2.0  # seconds
+HOME_AND_CLEAR = "\x1b[H\x1b[J"
 NOT_FOR_SERVE = {"app", "unit", "enabled", "hooks", "socket_user", "socket_group"}
 DETAIL_LINES = 12  # of a traceback, in the message of a failed reload
 
@@ -69,9 +73,10 @@ def parser() -> argparse.ArgumentParser:
     one = add("scale", scale, "Keep another number of workers, until the service stops.")
     about(one)
     one.add_argument("workers", type=int)
-    one = add("status", status, "Show a service's workers.")
+    one = add("status", status, "Show a service's workers, or all services of this machine.")
     about(one, optional=True)
     one.add_argument("--json", action="store_true", help="everything that is known, as JSON")
+    one.add_argument("--watch", action="store_true", help="show it again every two seconds")
     one = add("unit", unit, "Print the systemd units that are generated for a service.")
     about(one)
     add("schema", print_schema, "Print the JSON Schema of a service's YAML file.")
@@ -88,7 +93,7 @@ def _add_settings(one: Parser) -> None:
             continue
         shown = ", ".join(map(str, each.default)) if each.default == () else each.default
         text = f"{each.help} [{shown}]".replace("%", "%%").replace(" []", "").replace(" [{}]", "")
-        many = each.name in ("bind", "pythonpath", "env")
+        many = each.name in ("bind", "tls_bind", "pythonpath", "env")
         one.add_argument(
             f"--{each.name.replace('_', '-')}",
             dest=f"set_{each.name}",
@@ -205,7 +210,7 @@ def control_of(service: str) -> str:
         with suppress(ConfigError):
             if told := Application(*find(service)).cfg.control:
                 return told
-    return f"{runtime or f'/run/prefork-sd/{name}'}/control"
+    return f"{runtime or f'{RUNNING}/{name}'}/control"
 
 
 def reload(arguments: argparse.Namespace) -> int:
@@ -234,10 +239,31 @@ def scale(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
+    """One service with its workers, or all of the machine; again and again if asked."""
+    while True:
+        text = _status_of(arguments.service, as_json=arguments.json)
+        if not (arguments.watch and sys.stdout.isatty()):
+            print(text)
+            return ExitCode.CLEAN
+        print(f"{HOME_AND_CLEAR}{text}", flush=True)
+        try:
+            time.sleep(WATCH_EVERY)
+        except KeyboardInterrupt:
+            return ExitCode.CLEAN
+
+
+def _status_of(service: str, *, as_json: bool) -> str:
     from prefork_sd import report
     from prefork_sd.control import call
 
-    path = control_of(arguments.service)
-    answer = call(path, "io.prefork.sd.Status", timeout=ANSWER_TIMEOUT)
-    print(json.dumps(answer, indent=2) if arguments.json else report.table(answer))
-    return ExitCode.CLEAN
+    method = "io.prefork.sd.Status"
+    if service or "RUNTIME_DIRECTORY" in os.environ:
+        answer = call(control_of(service), method, timeout=ANSWER_TIMEOUT)
+        return json.dumps(answer, indent=2) if as_json else report.table(answer)
+    known: dict[str, dict[str, object] | str] = {}
+    for path in sorted(Path(RUNNING).glob("*/control")):
+        try:
+            known[path.parent.name] = call(path, method, timeout=ANSWER_TIMEOUT)
+        except PreforkError as error:
+            known[path.parent.name] = str(error)
+    return json.dumps(known, indent=2) if as_json else report.services(known)

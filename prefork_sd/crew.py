@@ -26,6 +26,7 @@ from prefork_sd.process import Exit, Processes
 from prefork_sd.release import Release
 from prefork_sd.scoreboard import LastWords, Scoreboard, Slot
 from prefork_sd.signals import SignalQueue
+from prefork_sd.tally import Counters, Tally
 from prefork_sd.workers.base import Worker
 
 HALT_GRACE = 2.0  # seconds for the workers to go when the server halts
@@ -50,6 +51,7 @@ class Crew:
         self.releases: dict[int, Release] = {}
         self.reasons: dict[int, str] = {}  # why a worker was last sent a signal
         self.stopping = False
+        self.tally = Tally()
         self.groups = Groups()
         self.foundry = Foundry(processes, self.pid, lambda: self.SIG_QUEUE.wake())
 
@@ -102,6 +104,7 @@ class Crew:
             self.say(notice)
         if worker.group is not None:
             self.groups.close(worker.group, by_force=child.state is State.ABORTED)
+        self.tally.bury(worker.tmp.counters)
         self.scoreboard.give_back(worker.tmp)
         worker.words.close()
         self.hooks.child_exit(self, worker)
@@ -221,9 +224,14 @@ class Crew:
         for kill in list(self.pool.late(now)):
             self.kill_worker(kill)
         if now >= self.herald.next_ping and self.pool.can_serve(now):
+            self.tally.look(self.counters(), now)
             self.herald.ping(now)
         elif now >= self.herald.next_ping:
             self.herald.next_ping = now + 1.0  # nothing can be served: look again soon
+
+    def counters(self) -> Counters:
+        """Requests, responses with 5xx and bytes sent, since the service began."""
+        return self.tally.total(worker.tmp.counters for worker in self.WORKERS.values())
 
     def manage_workers(self) -> None:
         """Carry out the pool's plan."""
@@ -342,6 +350,8 @@ class Crew:
         self.foundry.keep(())
         living = {pid for pid in self.WORKERS if pid > 0} | set(self.foundry.pids())
         while living := living - {exit.pid for exit in self.processes.reap() if exit.final}:
+            if not living:
+                return
             left = deadline - time.monotonic()
             if left <= 0:
                 for pid in living:

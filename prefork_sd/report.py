@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-COLUMNS = ("PID", "AGE", "GEN", "STATE", "UP", "REQUESTS", "5XX", "IN HAND")
-RIGHT = {0, 1, 2, 4, 5, 6}
+COLUMNS = ("PID", "AGE", "GEN", "STATE", "UP", "REQUESTS", "5XX", "RSS", "IN HAND")
+SERVICES = ("SERVICE", "PID", "STATE", "READY", "REQUESTS", "5XX", "STATUS")
+RIGHT = {"PID", "AGE", "GEN", "UP", "READY", "REQUESTS", "5XX", "RSS"}
 
 
 def table(status: Mapping[str, Any]) -> str:
@@ -27,16 +28,31 @@ def _row(worker: Mapping[str, Any]) -> tuple[str, ...]:
         span(worker["uptime_usec"] / 1e6),
         str(worker["requests"]),
         str(worker["errors"]),
+        f"{worker['rss'] >> 20}M",
         ", ".join(busy) or "-",
     )
 
 
+def services(known: Mapping[str, Mapping[str, Any] | str]) -> str:
+    """One line for each service of the machine; text where one could not be asked."""
+    rows: list[Sequence[str]] = [SERVICES]
+    for name, status in sorted(known.items()):
+        if isinstance(status, str):
+            rows.append((name, "-", "unknown", "-", "-", "-", status))
+            continue
+        ready = f"{status['ready']}/{status['wanted']}"
+        counts = (str(status["requests"]), str(status["errors"]))
+        pid, state, text = str(status["pid"]), status["state"], status["status"]
+        rows.append((name, pid, state, ready, *counts, text))
+    return "\n".join(_aligned(rows))
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.rjust(width) if column in RIGHT else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if title in RIGHT else cell.ljust(width)
+            for title, cell, width in zip(rows[0], row, widths, strict=True)
         ]
         yield "  ".join(cells).rstrip()
 

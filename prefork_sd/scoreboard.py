@@ -22,7 +22,7 @@ LINE = RECORD - 16  # of a request line that fits into its lane
 TICK = 16  # ticks a second: 4 bytes of them last for 8 years of uptime
 
 # 4-byte cells of a worker's record, and the 8-byte ones after them
-FLAGS, PROMISE, PID, GENERATION, AGE, BUSY, CONNECTIONS = range(7)
+FLAGS, PROMISE, PID, GENERATION, AGE = range(5)
 REQUESTS, ERRORS, SENT = 8, 9, 10
 
 BOOTED, DRAINING, TIRED, HUNG = 1, 2, 4, 8
@@ -144,9 +144,6 @@ class Slot:
         """Publish the worker's counters: requests, responses with 5xx, bytes sent."""
         self._long[REQUESTS], self._long[ERRORS], self._long[SENT] = requests, errors, sent
 
-    def busy(self, lanes: int, connections: int) -> None:
-        self._half[BUSY], self._half[CONNECTIONS] = lanes, connections
-
     # ---- the arbiter's side
 
     @property
@@ -187,10 +184,6 @@ class Slot:
     def counters(self) -> tuple[int, int, int]:
         """Requests, responses with 5xx, bytes sent."""
         return self._long[REQUESTS], self._long[ERRORS], self._long[SENT]
-
-    @property
-    def connections(self) -> int:
-        return self._half[CONNECTIONS]
 
     def occupied(self, lane: int) -> bool:
         """Whether a request is in hand there."""

@@ -19,7 +19,7 @@ type InHand (
   usec: int
 )
 
-# "age" counts the workers of this service; "errors" are responses with 5xx.
+# "age" counts the workers of this service; "errors" are responses with 5xx; "rss" is in bytes.
 type Worker (
   pid: int,
   age: int,
@@ -28,7 +28,7 @@ type Worker (
   requests: int,
   errors: int,
   bytes: int,
-  connections: int,
+  rss: int,
   uptime_usec: int,
   in_hand: []InHand
 )
@@ -43,6 +43,8 @@ method Status() -> (
   generation: int,
   wanted: int,
   ready: int,
+  requests: int,
+  errors: int,
   listeners: []string,
   workers: []Worker
 )

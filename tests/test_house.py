@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     # 0: words
     {"errors"},
     # 1: thought
-    {"settings", "hooks", "pool", "http1", "report", "forwarded", "proxyprotocol"},
+    {"settings", "hooks", "pool", "tally", "http1", "report", "forwarded", "proxyprotocol"},
     {"values", "envfile"},
     {"config"},
     {"units"},
@@ -35,6 +35,7 @@ FLOORS: list[set[str]] = [
         "scoreboard",
         "signals",
         "sources",
+        "tls",
         "varlink",
     },
     {"process", "control", "loader"},
@@ -44,6 +45,7 @@ FLOORS: list[set[str]] = [
     # 4 to 6: workers
     {"workers.base", "workers.connection", "workers.timers", "workers.wear"},
     {"workers.access"},
+    {"workers.tlsconnection"},
     {"workers.loop"},
     {"workers.sync", "workers.threads"},
     # the arbiter

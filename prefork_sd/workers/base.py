@@ -71,7 +71,7 @@ class Worker:
         self.words: LastWords
         self.wake_fd = -1  # a byte in it makes the arbiter look at the scoreboard
         self.wsgi: Any = None
-        self.tls: "SSLContext | None" = None  # of the generation, if it serves TLS
+        self.tls: SSLContext | None = None  # of the generation, if it serves TLS
         self.signals: SignalQueue
         self.group: Path | None = None  # its control group, where there is one
         self.condemned = False  # the arbiter wants a successor for it

@@ -106,6 +106,8 @@ class Connection:
         "served",
     )
 
+    to_read = select.EPOLLIN  # what to wait for when nothing was there to `receive`
+
     def __init__(
         self,
         fd: int,
@@ -149,6 +151,16 @@ class Connection:
         else:
             self.ended = True
         return True
+
+    def silent(self) -> bool:
+        """Whether the client has not said anything yet."""
+        return self.phase is Phase.HEAD and not self.served and not self.buffer
+
+    def wait_for_data(self, seconds: float) -> bool:
+        """Wait a moment for what is certainly on its way."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def next_request(self) -> Request | None:
         """Take a whole request off the buffer; None: more bytes are needed.

@@ -9,6 +9,8 @@ import os
 import secrets
 import select
 import time
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -16,7 +18,7 @@ from prefork_sd import http1, wsgi
 from prefork_sd.applog import REQUEST
 from prefork_sd.forwarded import Forwarded, Trust
 from prefork_sd.journal import Event
-from prefork_sd.listeners import Listener
+from prefork_sd.listeners import HTTPS, Listener
 from prefork_sd.workers.access import AccessLog
 from prefork_sd.workers.base import Worker
 from prefork_sd.workers.connection import UNWATCHED, Connection, Phase, Request, limits_of
@@ -28,6 +30,7 @@ LAST_WORDS = 2.0  # seconds for a refused client to read why
 ACCEPT_MOST, ACCEPT_FOR = 32, 0.002  # connections and seconds before the others have their turn
 PAUSE = 0.5  # seconds without accepting when no file descriptor is to be had
 FOREVER = 1e8  # seconds, for a limit that is off
+GLANCE = 0.001  # seconds for the first bytes of a client, before another one is accepted
 PATIENCE = 0.005  # seconds that an app called inline may take if its client is to be kept
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
@@ -58,6 +61,7 @@ class LoopWorker(Worker):
         self.connections: dict[int, Connection] = {}
         self.listening: dict[int, Listener] = {}
         self.bases = {one.sock.fileno(): self.base_of(one) for one in self.sockets}
+        self.kinds = {one.sock.fileno(): self.kind_of(one) for one in self.sockets}
         self.accepting = False
         self.draining = False
         self.accept_again = inf
@@ -150,9 +154,10 @@ class LoopWorker(Worker):
     def welcome(self, fd: int, listener: Listener, address: Any, now: float) -> bool:
         """A connection of its own for a client; True if it is served already."""
         remote = (address[0], str(address[1])) if type(address) is tuple else ("", "")
-        connection = Connection(
+        listening = listener.sock.fileno()
+        connection = self.kinds[listening](
             fd,
-            self.bases[listener.sock.fileno()],
+            self.bases[listening],
             remote,
             self.limits,
             body_buffer=self.cfg.body_buffer,
@@ -165,6 +170,8 @@ class LoopWorker(Worker):
             self.stop_accepting()
         self.timers.set(connection, now + self.head_timeout)
         self.on_data(connection)
+        if self.patience < inf and connection.silent() and connection.wait_for_data(GLANCE):
+            self.on_data(connection)
         return connection.served > 0
 
     def cannot_accept(self, error: OSError) -> None:
@@ -179,11 +186,20 @@ class LoopWorker(Worker):
         return wsgi.base_environ(
             server_name=listener.server_name,
             server_port=listener.server_port,
-            scheme="http",
+            scheme="https" if listener.name == HTTPS else "http",
             script_name=self.cfg.script_name,
             multithread=self.multithread,
             multiprocess=True,
         )
+
+    def kind_of(self, listener: Listener) -> Callable[..., Connection]:
+        """What to make of a client of that listener."""
+        if listener.name != HTTPS:
+            return Connection
+        assert self.tls is not None
+        from prefork_sd.workers.tlsconnection import TlsConnection  # only where ssl is loaded
+
+        return partial(TlsConnection, self.tls)
 
     # ---- one connection
 
@@ -229,9 +245,11 @@ class LoopWorker(Worker):
             if connection.receive():
                 self.serve(connection)
             else:
-                self.watch(connection, READ)
+                self.watch(connection, connection.to_read)
         except OSError:
             self.drop(connection)
+        except http1.BadRequest as error:
+            self.refuse(connection, error)
 
     def serve(self, connection: Connection) -> None:
         """Serve what is whole in the buffer, in order, then wait for more."""

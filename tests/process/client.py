@@ -3,6 +3,8 @@
 import socket
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from typing import Any
 
 PATIENCE = 10.0  # seconds for an answer
 
@@ -33,15 +35,22 @@ class Answer:
 class Client:
     """One connection. `send` begins a request, `answer` waits for its whole response."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        self._sock = socket.socket(listener.family)
+    def __init__(self, family: socket.AddressFamily, address: Any) -> None:
+        self._sock = socket.socket(family)
         self._sock.settimeout(PATIENCE)
-        self._sock.connect(listener.getsockname())
+        self._sock.connect(address)
         self._connection = HTTPConnection("service")
         self._connection.sock = self._sock
 
-    def fileno(self) -> int:
-        return self._sock.fileno()
+    @classmethod
+    def of(cls, listener: socket.socket) -> "Client":
+        """A connection to a listener of the test's."""
+        return cls(listener.family, listener.getsockname())
+
+    @classmethod
+    def at(cls, path: Path) -> "Client":
+        """A connection to a unix socket of the service's."""
+        return cls(socket.AF_UNIX, str(path))
 
     def send(self, path: str, *, close: bool = False) -> "Client":
         self._connection.request("GET", path, headers={"Connection": "close"} if close else {})
@@ -54,11 +63,6 @@ class Client:
 
     def get(self, path: str = "/") -> Answer:
         return self.send(path).answer()
-
-    @property
-    def open(self) -> bool:
-        """Whether the last response left the connection open."""
-        return self._connection.sock is not None
 
     def close(self) -> None:
         self._connection.close()

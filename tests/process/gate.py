@@ -47,7 +47,7 @@ class Gate:
         self._visitors.append(Visitor(int(pid), what, sock))
         return self._visitors[-1]
 
-    def close(self) -> None:
+    def open(self) -> None:
         """Let everybody go, those to come too."""
         self._sock.close()
         for visitor in self._visitors:

@@ -6,7 +6,8 @@ from signal import SIGCONT, SIGSTOP
 
 import pytest
 
-from tests.process.systemd import Record, Systemd
+from tests.process.hearing import Record
+from tests.process.systemd import Systemd
 
 CHILD = """
 import subprocess

@@ -47,7 +47,7 @@ def test_a_new_version_takes_over_with_the_same_pid(systemd: Systemd, installed:
 
 def test_a_request_outlives_the_exec(systemd: Systemd) -> None:
     systemd.up(workers=2)
-    client = systemd.client().send("/large")
+    client = systemd.client().send("/large", close=True)
     inside = systemd.knock("request")
     systemd.kill(SIGUSR2)
     systemd.record("reload-done")
@@ -81,7 +81,7 @@ def test_an_app_that_cannot_be_imported_refuses_too(systemd: Systemd) -> None:
 def test_many_times_leave_nothing_behind(systemd: Systemd) -> None:
     systemd.up(workers=2)
     files: list[dict[int, str]] = []
-    for _ in range(4):
+    for _ in range(3):
         systemd.kill(SIGUSR2)
         systemd.record("reload-done")
         for _ in range(2):

@@ -45,6 +45,8 @@ def test_the_old_release_serves_until_the_new_one_is_ready(systemd: Systemd) -> 
     old = systemd.workers()
     systemd.deploy("2", 'knock("import")')
     client = systemd.run("reload", str(systemd.yaml))
+    systemd.expect("RELOADING=1")
+    assert int(systemd.expect("EXTEND_TIMEOUT_USEC=").fields["EXTEND_TIMEOUT_USEC"]) > 60_000_000
     canary = systemd.knock("import")
     assert {systemd.get().version for _ in range(6)} == {"1"}
     assert systemd.workers() == old
@@ -60,7 +62,7 @@ def test_the_old_release_serves_until_the_new_one_is_ready(systemd: Systemd) -> 
 
 def test_a_client_is_answered_while_all_is_replaced(systemd: Systemd) -> None:
     systemd.up(workers=1)
-    waiting = systemd.client().send("/large")
+    waiting = systemd.client().send("/large", close=True)
     inside = systemd.knock("request")
     systemd.deploy("2")
     assert systemd.reload().status == 0  # the old one does not accept any more
@@ -170,6 +172,17 @@ def test_a_bad_reload_changes_nothing_and_says_why(
     assert {systemd.get().version for _ in range(6)} == {"3"}
     assert "failed" not in systemd.status()["status"]
     assert systemd.said("ERRNO=")[-1].fields["ERRNO"] == "0"
+
+
+def test_no_text_can_forge_a_message_to_systemd(systemd: Systemd) -> None:
+    systemd.up(workers=1)
+    systemd.write("app.py", 'raise ValueError("broken\\nSTOPPING=1\\n\\x00\\udcff" * 200)\n')
+    assert systemd.reload().status == 1
+    assert not systemd.said("STOPPING=1")
+    for message in systemd.said("STATUS="):
+        assert len(message.fields["STATUS"]) <= 300
+    assert "broken STOPPING=1" in systemd.said("STATUS=")[-1].fields["STATUS"]
+    assert systemd.get().version == "1"
 
 
 def test_two_reloads_at_once_are_both_answered(systemd: Systemd) -> None:
@@ -295,7 +308,7 @@ def test_what_a_reload_cannot_change_is_said_with_the_command_that_can(systemd: 
 
 def test_a_reload_during_a_stop_is_refused(systemd: Systemd) -> None:
     systemd.up(workers=1)
-    systemd.client().send("/wait")
+    systemd.client().send("/wait", close=True)
     inside = systemd.knock("request")
     systemd.kill(SIGTERM)
     systemd.expect("STOPPING=1")

@@ -14,6 +14,7 @@ from tests.process.systemd import Systemd
 def test_ready_is_said_when_the_workers_accept_and_not_before(systemd: Systemd) -> None:
     systemd.deploy(more='knock("import")')
     systemd.start(workers=2)
+    systemd.expect("EXTEND_TIMEOUT_USEC=")
     first, second = systemd.knock("import"), systemd.knock("import")
     systemd.expect("STATUS=booting: 0 of 2")
     first.release()

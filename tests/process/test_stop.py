@@ -25,7 +25,7 @@ def order_of(systemd: Systemd) -> list[str]:
 def test_requests_in_flight_are_answered_in_full(systemd: Systemd, shape: tuple[int, int]) -> None:
     workers, threads = shape
     systemd.up(workers=workers, threads=threads)
-    clients = [systemd.client().send("/large") for _ in range(2)]
+    clients = [systemd.client().send("/large", close=True) for _ in range(2)]
     inside = [systemd.knock("request") for _ in clients]
     systemd.kill(SIGTERM)
     stopping = systemd.expect("STOPPING=1")

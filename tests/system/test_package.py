@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def test_it_holds_every_module_and_template(deb: Path) -> None:
 
 
 def test_the_same_tree_gives_the_same_bytes(deb: Path, tmp_path: Path) -> None:
-    assert Path(packaging("build", str(tmp_path))).read_bytes() == deb.read_bytes()
+    again = Path(packaging("build", str(tmp_path)))
+    assert sha256(again.read_bytes()).hexdigest() == sha256(deb.read_bytes()).hexdigest()
 
 
 def test_lintian_has_nothing_to_say(deb: Path) -> None:
@@ -101,8 +103,16 @@ def many_services(machine: Machine, deb: Path) -> Machine:
 
 
 def test_the_generator_takes_less_than_100_ms(many_services: Machine) -> None:
-    command = f"{GENERATOR} /tmp/normal /tmp/early /tmp/late"
-    many_services.run("mkdir -p /tmp/normal /tmp/early /tmp/late")
-    times = [many_services.run(command).seconds for _ in range(5)]
-    assert min(times) < 0.1
+    """Of the CPU: that is what is ours, however busy the machine is."""
+    folders = "/tmp/normal /tmp/early /tmp/late"
+    many_services.run(f"mkdir -p {folders}")
+    many_services.write(
+        "/root/cost.py",
+        "import os, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True)\n"
+        "times = os.times()\n"
+        "print(times.children_user + times.children_system)\n",
+    )
+    command = f"python3 /root/cost.py {GENERATOR} {folders}"
+    assert min(float(many_services.run(command).out) for _ in range(5)) < 0.1
     assert many_services.run("ls /tmp/late/many*.service | wc -l").out == "20\n"

@@ -11,7 +11,8 @@ LOCAL = {"workers": 4, "bind": "127.0.0.1:8000"}
 # What a request may wait for a CPU while new workers import on a machine of two; seconds.
 SCHEDULING = 0.01
 IMPORT_MARK = """
-open(os.path.join(os.environ["STATE_DIRECTORY"], "imported"), "w").write("x" * 4096)
+with open(os.path.join(os.environ["STATE_DIRECTORY"], "imported"), "w") as file:
+    file.write("x" * 4096)
 """
 
 

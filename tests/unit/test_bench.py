@@ -172,8 +172,21 @@ def test_quick_is_one_round_of_one_second_but_for_what_is_said() -> None:
     assert [one.name for one in given.only] == ["bare", "close"]
 
 
+def test_a_profile_is_of_one_hello_scenario() -> None:
+    assert options.parse(["--profile"]).profiled is profile.USUAL
+    assert options.parse(["--profile", "--only", "close"]).profiled.name == "close"
+
+
 @pytest.mark.parametrize(
-    "argv", [["--only", "nothing"], ["--servers", "nobody"], ["--rounds", "0"], ["--seconds", "x"]]
+    "argv",
+    [
+        ["--only", "nothing"],
+        ["--servers", "nobody"],
+        ["--rounds", "0"],
+        ["--seconds", "x"],
+        ["--profile", "--only", "flask"],
+        ["--profile", "--only", "bare", "close"],
+    ],
 )
 def test_mistakes_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:

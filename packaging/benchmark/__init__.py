@@ -1,0 +1,1 @@
+"""The benchmark: prefork-sd, as in this checkout, beside its peers, interleaved in one run."""

@@ -1,0 +1,10 @@
+"""A Flask route that answers with a small piece of JSON."""
+
+from flask import Flask, Response, jsonify
+
+app = Flask(__name__)
+
+
+@app.route("/<path:name>")
+def greet(name: str) -> Response:
+    return jsonify(hello=name, items=[1, 2, 3])
