@@ -15,7 +15,6 @@ from prefork_sd import (
     __version__,
     activation,
     bulletin,
-    frontdesk,
     journal,
     keepsake,
     process,
@@ -25,6 +24,7 @@ from prefork_sd import (
     sockets,
 )
 from prefork_sd.crew import Crew
+from prefork_sd.doors import Doors
 from prefork_sd.errors import (
     ExitCode,
     HaltServer,
@@ -32,6 +32,7 @@ from prefork_sd.errors import (
 )
 from prefork_sd.journal import Event
 from prefork_sd.keepsake import Keepsake
+from prefork_sd.listeners import Listener
 from prefork_sd.loader import Application, start_directory
 from prefork_sd.obituary import Obituary
 from prefork_sd.pidfile import Pidfile
@@ -42,6 +43,8 @@ from prefork_sd.reexec import Preflight
 from prefork_sd.release import Release
 from prefork_sd.reloading import Reload
 from prefork_sd.workers.base import Worker
+
+LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than 24 days
 
 
 class Arbiter(Crew):
@@ -68,6 +71,8 @@ class Arbiter(Crew):
         self.preflight: Preflight | None = None
         self.keepsake: Keepsake
         self.pressure = Pressure(os.environ)
+        self.doors = Doors(self)
+        self.monitors: list[Listener] = []  # the sockets of `status_bind`
         self.pidfile: Pidfile | None = None
         self.under_way: Reload | None = None
         self.last_reload = ""
@@ -100,6 +105,7 @@ class Arbiter(Crew):
             self.log.debug("no control groups of our own: %s", self.groups.reason)
         given = activation.inherited(os.environ, self.pid)
         self.sockets = sockets.opened(self.cfg, given, self.warn)
+        self.monitors = sockets.monitors(self.cfg, given, self.warn)
         adopting = reexec.MEMORY in given.memory
         if adopting:
             reexec.adopt(self, given.memory)
@@ -109,7 +115,8 @@ class Arbiter(Crew):
         if self.cfg.pidfile:
             self.pidfile = Pidfile(self.cfg.pidfile)
             self.pidfile.create(self.pid)
-        self.open_control()
+        self.doors.open_control()
+        self.doors.open_status(self.monitors)
         if not adopting:
             where = ", ".join(listener.address for listener in self.sockets)
             text = "prefork-sd %s serves %s on %s"
@@ -121,6 +128,10 @@ class Arbiter(Crew):
 
     def remember(self, memory: Mapping[str, int]) -> None:
         """Take up what outlived a restart: the number of workers, if somebody had set one."""
+        if reexec.SCOREBOARD in memory and reexec.MEMORY not in memory:
+            reexec.inherit(self, memory[reexec.SCOREBOARD])
+        elif reexec.SCOREBOARD not in memory:
+            self.herald.keep(reexec.SCOREBOARD, self.scoreboard.fd)
         self.keepsake = Keepsake(memory.get(keepsake.NAME, -1))
         if self.keepsake.new:
             self.herald.keep(keepsake.NAME, self.keepsake.fd)
@@ -131,9 +142,6 @@ class Arbiter(Crew):
         """Have that many workers until somebody says otherwise or the file does."""
         self.set_workers(number)
         self.keepsake.put(workers=number, configured=self.release.workers)
-
-    def open_control(self) -> None:
-        self.control = sockets.control(self.cfg)
 
     def init_signals(self) -> None:
         """A handler only appends; see SignalQueue."""
@@ -165,7 +173,7 @@ class Arbiter(Crew):
         """Do what is to be done now. Nothing in here waits."""
         for signum in self.SIG_QUEUE.take():
             self.HANDLERS[signum](self)
-        self.answer_control()
+        self.doors.answer()
         self.reap_workers()
         self.observe_workers()
         self.murder_workers()
@@ -185,41 +193,26 @@ class Arbiter(Crew):
         """The one place that waits: for a signal, a worker's byte, a client or a deadline."""
         now = time.monotonic()
         deadline = min(self.pool.next_deadline(now), self.herald.next_ping)
-        if patience := min((one.cfg.timeout for one in self.releases.values()), default=0.0):
-            deadline = min(deadline, now + patience)  # a request that begins now is not late before
+        # a request that begins now is not late before
+        timeouts = (one.cfg.timeout for one in self.releases.values() if one.cfg.timeout)
+        deadline = min(deadline, now + min(timeouts, default=inf))
         if self.preflight:
             deadline = min(deadline, self.preflight.deadline)
         poll = select.poll()
         poll.register(self.SIG_QUEUE.fileno(), select.POLLIN)
         if self.pressure.fd >= 0:
             poll.register(self.pressure.fd, select.POLLPRI)
-        if self.control:
-            deadline = min(deadline, self.control.next_deadline())
-            for fd, events in self.control.fds().items():
-                poll.register(fd, events)
-        for fd, _ in poll.poll(None if deadline == inf else max(0, ceil((deadline - now) * 1000))):
+        deadline = min(deadline, self.doors.next_deadline())
+        for fd, events in self.doors.fds().items():
+            poll.register(fd, events)
+        left = min(max(deadline - now, 0.0), LONGEST_SLEEP)
+        for fd, _ in poll.poll(None if deadline == inf else ceil(left * 1000)):
             if fd == self.pressure.fd:
                 relief.relieve(self, time.monotonic())
 
     def wakeup(self) -> None:
         """End the sleep."""
         self.SIG_QUEUE.wake()
-
-    def answer_control(self) -> None:
-        """Serve the control socket's clients, as far as they can be without waiting."""
-        control = self.control
-        if control is None:
-            return
-        poll = select.poll()
-        for fd, events in control.fds().items():
-            poll.register(fd, events)
-        for fd, events in poll.poll(0):
-            if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
-                for call in control.on_readable(fd):
-                    frontdesk.answer(self, call)
-            if events & select.POLLOUT:
-                control.on_writable(fd)
-        control.expire(time.monotonic())
 
     # ---- workers: the verbs are the crew's
 
@@ -231,6 +224,12 @@ class Arbiter(Crew):
             self.halting = self.halting or HaltServer(notice.verdict, status)
         else:
             reloading.failed(self, generation, notice.verdict, notice.details)
+
+    def close_doors(self) -> None:
+        """In a child: let go of the sockets for others."""
+        self.doors.close_in_child()
+        for listener in self.monitors:
+            listener.sock.close()
 
     def decides(self, child: Child) -> bool:
         """Whether a verdict is the record of that end: the reload's that fails with it, or the
@@ -320,6 +319,8 @@ class Arbiter(Crew):
     def handle_winch(self) -> None:
         """Retire all workers and keep the sockets."""
         self.winched = True
+        if self.under_way:
+            reloading.conclude(self, "SIGWINCH retired the workers")
         self.set_workers(self.num_workers)
 
     def handle_chld(self) -> None:
@@ -373,10 +374,9 @@ class Arbiter(Crew):
             self.under_way.fail(reason, "")
         self.end_workers()
         self.hooks.on_exit(self)
-        for listener in self.sockets:
+        for listener in [*self.sockets, *self.monitors]:
             listener.close()
-        if self.control:
-            self.control.close()
+        self.doors.close()
         if self.pidfile:
             self.pidfile.unlink()
         return exit_status

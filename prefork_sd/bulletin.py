@@ -55,8 +55,8 @@ def status(server: "Arbiter", now: float) -> dict[str, object]:
         "generation": pool.serving,
         "wanted": pool.want,
         "ready": pool.count(State.READY),
-        "requests": server.counters()[0],
-        "errors": server.counters()[1],
+        "requests": server.served().requests,
+        "errors": server.served().errors,
         "listeners": [listener.address for listener in server.sockets],
         "workers": [_worker(server, pid, now) for pid in sorted(server.WORKERS, key=abs)],
     }

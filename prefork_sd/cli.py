@@ -93,7 +93,7 @@ def _add_settings(one: Parser) -> None:
             continue
         shown = ", ".join(map(str, each.default)) if each.default == () else each.default
         text = f"{each.help} [{shown}]".replace("%", "%%").replace(" []", "").replace(" [{}]", "")
-        many = each.name in ("bind", "tls_bind", "pythonpath", "env")
+        many = each.name in ("bind", "tls_bind", "status_bind", "pythonpath", "env")
         one.add_argument(
             f"--{each.name.replace('_', '-')}",
             dest=f"set_{each.name}",
@@ -168,13 +168,13 @@ def examine(app: "Application") -> str:
     release = Release.of(app, logging.getLogger("prefork_sd"))
     try:
         app.prepare()
-        app.wsgi()
+        kind = release.worker_class.suited(app.wsgi(), app.cfg)
+        kind.equip(app.cfg)
     except AppImportError as error:
         if error.details:
             print(error.details, file=sys.stderr)
         raise
-    kind = release.worker_class.__name__
-    return f"{app.cfg.app} can be served by {release.workers} workers ({kind})."
+    return f"{app.cfg.app} can be served by {release.workers} workers ({kind.__name__})."
 
 
 def unit(arguments: argparse.Namespace) -> int:

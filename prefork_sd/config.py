@@ -69,6 +69,12 @@ class Config:
         "/run/prefork-sd/NAME.sock, or 127.0.0.1:8000 without systemd",
         example=["127.0.0.1:8000", "/run/shop.sock"],
     )
+    status_bind: tuple[str, ...] = setting(
+        (),
+        BIND,
+        help="where /metrics and /healthz are, for monitoring; empty: nowhere",
+        example="127.0.0.1:9100",
+    )
     backlog: int = setting(
         2048, WHOLE, help="connections that may wait to be accepted", at_least=1, at_most=65535
     )
@@ -337,8 +343,8 @@ def _disagreements(config: Config) -> Iterator[tuple[str, str]]:
         yield "group", "needs a `user` too; without one systemd makes both up"
     if config.max_requests_jitter and not config.max_requests:
         yield "max_requests_jitter", "needs `max_requests` too"
-    if config.threads > 1 and config.worker_class == "sync":
-        yield "threads", "must be 1 with `worker_class: sync`; use `worker_class: threads`"
+    if config.threads > 1 and config.worker_class in ("sync", "asgi"):
+        yield "threads", f"must be 1 with `worker_class: {config.worker_class}`; leave one out"
     if config.limit_request_head < max(config.limit_request_line, config.limit_request_field_size):
         yield "limit_request_head", "must not be smaller than the limits of a line and of a field"
     yield from _tls_disagreements(config)

@@ -6,14 +6,13 @@ import os
 import select
 import signal
 import time
+from contextlib import ExitStack
 from functools import partial
 from math import ceil
 from signal import Signals
 
 from prefork_sd import cgroups, journal
 from prefork_sd.cgroups import Groups
-from prefork_sd.control import ControlServer
-from prefork_sd.errors import HookError
 from prefork_sd.foundry import Foundry
 from prefork_sd.herald import Herald
 from prefork_sd.hooks import Hooks
@@ -24,11 +23,20 @@ from prefork_sd.obituary import Obituary, obituary
 from prefork_sd.pool import Child, Kill, Pool, Spawn, State
 from prefork_sd.process import Exit, Processes
 from prefork_sd.release import Release
-from prefork_sd.scoreboard import LastWords, Scoreboard, Slot
+from prefork_sd.scoreboard import LastWords, Scoreboard, Served, Slot
 from prefork_sd.signals import SignalQueue
-from prefork_sd.tally import Counters, Tally
+from prefork_sd.tally import Tally
 from prefork_sd.workers.base import Worker
 
+# how a worker ended, as counters of the scoreboard
+LEFT, KILLED, HUNG, OOM, BOOT_FAILED = range(5)
+RELOADED, RELOAD_FAILED = 8, 9
+COUNTED = {
+    Event.WORKER_KILLED: KILLED,
+    Event.WORKER_HUNG: HUNG,
+    Event.WORKER_OOM: OOM,
+    Event.WORKER_BOOT_FAILED: BOOT_FAILED,
+}
 HALT_GRACE = 2.0  # seconds for the workers to go when the server halts
 
 
@@ -47,10 +55,10 @@ class Crew:
         self.herald = Herald(os.environ, self.pid)
         self.hooks = Hooks()
         self.sockets: list[Listener] = []
-        self.control: ControlServer | None = None
         self.releases: dict[int, Release] = {}
         self.reasons: dict[int, str] = {}  # why a worker was last sent a signal
         self.stopping = False
+        self.someone_left = False  # a worker accepts no more
         self.tally = Tally()
         self.groups = Groups()
         self.foundry = Foundry(processes, self.pid, lambda: self.SIG_QUEUE.wake())
@@ -60,6 +68,9 @@ class Crew:
 
     def became_ready(self, worker: Worker) -> None:
         raise NotImplementedError
+
+    def close_doors(self) -> None:
+        """In a child: let go of the sockets for others."""
 
     def decides(self, child: Child) -> bool:
         """Whether what follows from that worker's end puts it on record itself."""
@@ -92,6 +103,7 @@ class Crew:
                 self.bury_other(exit)
             return
         self.observe(worker, now)  # what it had still said before it died
+        self.someone_left = True
         child = self.pool.remove(exit.pid, now)
         assert child is not None
         if child.state is State.ABORTED:
@@ -104,7 +116,8 @@ class Crew:
             self.say(notice)
         if worker.group is not None:
             self.groups.close(worker.group, by_force=child.state is State.ABORTED)
-        self.tally.bury(worker.tmp.counters)
+        self.scoreboard.tick(COUNTED.get(notice.event, LEFT))
+        self.scoreboard.bury(worker.tmp)
         self.scoreboard.give_back(worker.tmp)
         worker.words.close()
         self.hooks.child_exit(self, worker)
@@ -181,9 +194,27 @@ class Crew:
         now = time.monotonic()
         for worker in self.WORKERS.values():
             self.observe(worker, now)
+        if self.someone_left and not self.stopping:
+            self.someone_left = False
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Have the others look after a client whose coming was told only to one that left.
+
+        The kernel wakes one worker for a new connection (EPOLLEXCLUSIVE of epoll_ctl(2)). If that
+        one drains or dies before it accepts, nobody else hears of it.
+        """
+        poll = select.poll()
+        for listener in self.sockets:
+            poll.register(listener.sock.fileno(), select.POLLIN)
+        if poll.poll(0):
+            for child in self.pool.children.values():
+                if child.state is State.READY and child.accepting:
+                    self.processes.kill(child.pid, signal.SIGUSR1)
 
     def observe(self, worker: Worker, now: float) -> None:
-        slot = worker.tmp
+        slot, child = worker.tmp, self.pool.children[worker.pid]
+        accepted = child.accepting
         became_ready = self.pool.observe(
             worker.pid,
             now,
@@ -192,6 +223,7 @@ class Crew:
             accepting=not (slot.draining or self.is_held_up(worker)),
             tired=slot.tired or worker.condemned,
         )
+        self.someone_left = self.someone_left or (accepted and not child.accepting)
         if became_ready:
             self.became_ready(worker)
         if slot.hung and not worker.mourned:
@@ -224,14 +256,16 @@ class Crew:
         for kill in list(self.pool.late(now)):
             self.kill_worker(kill)
         if now >= self.herald.next_ping and self.pool.can_serve(now):
-            self.tally.look(self.counters(), now)
+            served = self.served()
+            self.tally.look(served.requests, served.errors, now)
             self.herald.ping(now)
         elif now >= self.herald.next_ping:
             self.herald.next_ping = now + 1.0  # nothing can be served: look again soon
 
-    def counters(self) -> Counters:
-        """Requests, responses with 5xx and bytes sent, since the service began."""
-        return self.tally.total(worker.tmp.counters for worker in self.WORKERS.values())
+    def served(self) -> Served:
+        """What was served since the service began, restarts notwithstanding."""
+        living = (worker.tmp.served for worker in self.WORKERS.values())
+        return sum(living, self.scoreboard.gone)
 
     def manage_workers(self) -> None:
         """Carry out the pool's plan."""
@@ -249,13 +283,18 @@ class Crew:
         """
         release = self.releases[spawn.generation]
         self.worker_age += 1
-        age, slot, words = self.worker_age, self.scoreboard.take(), LastWords()
-        slot.reserve(age)
-        worker = self.make_worker(spawn.generation, age, slot, words)
-        now = time.monotonic()
+        age, now, undo = self.worker_age, time.monotonic(), ExitStack()
         try:
+            slot = self.scoreboard.take()
+            undo.callback(self.scoreboard.give_back, slot)
+            words = LastWords()
+            undo.callback(words.close)
+            slot.reserve(age)
+            worker = self.make_worker(spawn.generation, age, slot, words)
             release.hooks.pre_fork(self, worker)
             worker.group = self.groups.make(f"{cgroups.WORKER}{age}", release.cfg.worker_memory_max)
+            if worker.group is not None:
+                undo.callback(self.groups.close, worker.group, by_force=False)
             if release.cfg.preload_app:
                 worker.pid = -age
                 cast = partial(self.cast_worker, spawn.generation)
@@ -263,9 +302,8 @@ class Crew:
                 self.foundry.order(release, spawn.generation, order, cast, self.leave_arbiter)
             else:
                 worker.pid = self.processes.fork(partial(self.be_worker, worker))
-        except (HookError, OSError) as error:
-            self.scoreboard.give_back(slot)
-            words.close()
+        except Exception as error:  # noqa: BLE001 (a class of workers may raise anything)
+            undo.close()
             self.fork_failed(spawn, error, now)
             return 0
         self.WORKERS[worker.pid] = worker
@@ -296,8 +334,7 @@ class Crew:
 
     def leave_arbiter(self) -> None:
         """In a child: let go of what is the arbiter's."""
-        if self.control:
-            self.control.close_in_child()
+        self.close_doors()
         self.herald.close()
         for other in self.WORKERS.values():
             other.words.close()
@@ -324,7 +361,8 @@ class Crew:
     def kill_worker(self, kill: Kill) -> None:
         """Send a signal to a worker and remember why."""
         now = time.monotonic()
-        self.reasons[kill.pid] = kill.reason
+        if kill.signal != signal.SIGKILL or kill.pid not in self.reasons:
+            self.reasons[kill.pid] = kill.reason  # what it was aborted for says more
         self.pool.killed(kill, now)
         pid = kill.pid
         if pid < 0:  # ordered, but not made yet: only its mold can be blamed

@@ -138,6 +138,8 @@ def _last(value: str) -> str:
 def _scheme(environ: MutableMapping[str, Any], scheme: str) -> None:
     if scheme.lower() in ("http", "https"):
         environ["wsgi.url_scheme"] = scheme.lower()
+        if scheme.lower() == "http":
+            environ.pop("HTTPS", None)
 
 
 def _hostname(environ: MutableMapping[str, Any], host: str) -> None:

@@ -35,13 +35,17 @@ class Herald:
         self.ping(now)
 
     def reloading(self, text: str, now: float) -> None:
+        if not self.ready:  # the start goes on
+            self.status(text)
+            return
         self._status, self._extended = text, -inf  # another of systemd's timeouts runs
         self._notifier.send(notify.reloading(now, text))
 
     def reloaded(self, text: str, now: float, *, failed: bool) -> None:
         """The READY=1 that must follow each RELOADING=1; without it systemctl hangs for ever."""
         self._notifier.send(notify.errno(errno.EINVAL if failed else 0))
-        self.say_ready(text, now)
+        if self.ready:
+            self.say_ready(text, now)
 
     def failed(self, text: str, exit_status: int) -> None:
         """Why we are about to exit: it stays in `systemctl status`."""

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from prefork_sd.errors import AppImportError, ConfigError, Problem
 
 HOUSE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 (compared with file names as text)
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+WSGI, ASGI = "WSGI", "ASGI"  # what an app can be
 USUAL_NAMES = ("application", "app", "wsgi", "create_app", "make_app")
 TEXT_MAX = 300  # characters
 
@@ -138,8 +140,8 @@ def import_object(path: str) -> object:
         raise AppImportError(_line(f'"{path}" failed: {said(error)}'), trimmed(error)) from error
 
 
-def wsgi_callable(path: str) -> Callable[..., Iterable[bytes]]:
-    """The WSGI app that `module:callable` or `module:factory()` names (PEP 3333).
+def app_callable(path: str) -> Callable[..., Any]:
+    """The app that `module:callable` or `module:factory()` names: WSGI (PEP 3333) or ASGI 3.
 
     Raises AppImportError as `import_object` does, and for what cannot be such an app.
     """
@@ -150,6 +152,13 @@ def wsgi_callable(path: str) -> Callable[..., Iterable[bytes]]:
         hint = "it returns another app" if path.endswith("()") else f'write "{path}()"'
         raise AppImportError(_line(f'"{path}" takes no arguments: if it makes the app, {hint}'))
     return app
+
+
+def interface_of(app: Callable[..., object]) -> str:
+    """WSGI or ASGI, by what it takes: (environ, start_response) or (scope, receive, send)."""
+    call = app if inspect.isroutine(app) else getattr(app, "__call__", app)  # noqa: B004
+    awaits = inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(call)
+    return ASGI if _takes(app, 3) and (awaits or not _takes(app, 2)) else WSGI
 
 
 def _takes(function: Callable[..., object], count: int) -> bool:

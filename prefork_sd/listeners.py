@@ -12,7 +12,7 @@ from pathlib import Path
 from prefork_sd.errors import ConfigError, Problem
 
 HTTP, HTTPS, STATUS = "http", "https", "status"  # names: FileDescriptorName= of a .socket unit
-SETTING = {HTTP: "bind", HTTPS: "tls_bind", STATUS: "status"}  # says where they should be
+SETTING = {HTTP: "bind", HTTPS: "tls_bind", STATUS: "status_bind"}  # says where they should be
 MOST_PATH_BYTES = 107
 _BRACKETS = re.compile(r"\[([0-9A-Fa-f:.]+)\]:([0-9]+)", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]+)", re.ASCII)

@@ -4,9 +4,10 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from prefork_sd import hooks as server_hooks
 from prefork_sd.config import Config, build, merge
@@ -15,11 +16,11 @@ from prefork_sd.errors import AppImportError, ConfigError, Problem
 from prefork_sd.hooks import Hooks
 from prefork_sd.imports import (
     apart,
+    app_callable,
     import_object,
     said,
     search_first,
     venv_packages,
-    wsgi_callable,
 )
 from prefork_sd.settings import BadValueError
 from prefork_sd.sources import find, folders, read, services, templates
@@ -114,9 +115,9 @@ class Application:
         os.environ.update(environment)
         time.tzset()
 
-    def wsgi(self) -> Callable[..., Iterable[bytes]]:
-        """Import the app, after `prepare()`. Raises AppImportError."""
-        return wsgi_callable(self.cfg.app)
+    def wsgi(self) -> Callable[..., Any]:
+        """Import the app, WSGI or ASGI, after `prepare()`. Raises AppImportError."""
+        return app_callable(self.cfg.app)
 
 
 def _placed(problem: Problem, overrides: Mapping[str, object]) -> Problem:

@@ -111,6 +111,7 @@ def be_mold(
         process.die_with_parent(arbiter, signal.SIGTERM)  # a change of user clears it
         release.app.prepare()
         app = release.app.wsgi()
+        release.worker_class.suited(app, release.cfg).equip(release.cfg)
     except AppImportError as error:
         return _leave(mold, f"{error}\n{error.details}", error.exit_code)
     except PreforkError as error:

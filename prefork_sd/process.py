@@ -70,7 +70,8 @@ class Processes:
 
     def kill(self, pid: int, signum: int, *, group: bool = False) -> None:
         """Send a signal to a child, or to its whole process group. A gone one is no error."""
-        with suppress(ProcessLookupError):  # its SIGCHLD is on the way
+        # its SIGCHLD is on the way; or what it has left running has become another user
+        with suppress(ProcessLookupError, PermissionError):
             if group:
                 os.killpg(pid, signum)
             else:
@@ -118,7 +119,7 @@ def _be_child(run: Callable[[], int]) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-        os._exit(code)
+        os._exit(code & 0xFF)
 
 
 def fork_orphan(run: Callable[[], int]) -> None:

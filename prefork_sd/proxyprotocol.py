@@ -7,6 +7,7 @@ import ipaddress
 import struct
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+SHORTEST_V1 = b"PROXY UNKNOWN\r\n"
 MOST_V1 = 107  # bytes of a version 1 line, with its CRLF
 MOST_V2 = 4096  # bytes of a version 2 header that we are willing to skip
 LOCAL, PROXY = 0x20, 0x21
@@ -28,6 +29,14 @@ def read(buffer: bytearray) -> tuple[str, str] | bool | None:
     if buffer.startswith(b"PROXY "[: len(buffer)]):
         return _version1(buffer)
     raise NotProxiedError("the connection does not begin with a PROXY header")
+
+
+def at_least_missing(buffer: bytearray) -> int:
+    """How many bytes surely still belong to the header that the buffer begins with, at least 1."""
+    if len(buffer) >= 16 and buffer.startswith(SIGNATURE):
+        length: int = struct.unpack_from("!H", buffer, 14)[0]
+        return max(1, 16 + min(length, MOST_V2) - len(buffer))
+    return max(1, len(SHORTEST_V1) - len(buffer))
 
 
 def _version1(buffer: bytearray) -> tuple[str, str] | bool | None:

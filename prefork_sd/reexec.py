@@ -106,8 +106,7 @@ def become(server: "Arbiter") -> None:
             os.kill(server.pid, signum)
         memory = os.memfd_create("prefork-sd-reexec", os.MFD_CLOEXEC)
         os.write(memory, json.dumps(_memory(server)).encode())
-        if server.control:
-            server.control.close()
+        server.doors.close()
         undo = activation.hand_on(_descriptors(server, memory), os.environ, server.pid)
         try:
             os.chdir(server.START_CTX["cwd"])
@@ -116,7 +115,7 @@ def become(server: "Arbiter") -> None:
             undo()
             os.close(memory)
             failure = f"cannot exec {command()[0]}: {error.strerror}"
-    server.open_control()
+    server.doors.open_control()
     _refuse(server, failure)
     server.under_way = server.under_way or Reload()
     reloading.conclude(server, failure)
@@ -130,7 +129,7 @@ def _memory(server: "Arbiter") -> dict[str, object]:
         "newest": pool.newest,
         "age": server.worker_age,
         "winched": server.winched,
-        "ours": [listener.ours for listener in server.sockets],
+        "ours": [listener.ours for listener in [*server.sockets, *server.monitors]],
         "children": [
             {
                 "pid": child.pid,
@@ -149,7 +148,8 @@ def _memory(server: "Arbiter") -> dict[str, object]:
 
 def _descriptors(server: "Arbiter", memory: int) -> list[tuple[str, int]]:
     """What rides along, by name."""
-    fds = [(listener.name, listener.sock.fileno()) for listener in server.sockets]
+    listeners = [*server.sockets, *server.monitors]
+    fds = [(listener.name, listener.sock.fileno()) for listener in listeners]
     fds += [
         (MEMORY, memory),
         (keepsake.NAME, server.keepsake.fd),
@@ -179,7 +179,7 @@ def adopt(server: "Arbiter", memory: Mapping[str, int]) -> None:
     except ValueError:  # of another version: its workers are served out blindly
         os.close(memory[SCOREBOARD])
         readable = False
-    for listener, ours in zip(server.sockets, known["ours"], strict=False):
+    for listener, ours in zip([*server.sockets, *server.monitors], known["ours"], strict=False):
         listener.claim(ours)
     pool = server.pool
     pool.serving = pool.target = known["serving"]
@@ -204,3 +204,16 @@ def adopt(server: "Arbiter", memory: Mapping[str, int]) -> None:
     server.log.info(
         "re-exec: adopted %d workers", len(known["children"]), extra=journal.fields(Event.REEXEC)
     )
+
+
+def inherit(server: "Arbiter", fd: int) -> None:
+    """After a restart or a crash: what the former workers have served still counts."""
+    try:
+        scoreboard = Scoreboard(fd)
+    except ValueError:  # of another version
+        os.close(fd)
+        server.herald.keep(SCOREBOARD, server.scoreboard.fd)
+        return
+    scoreboard.bury_all()
+    server.scoreboard.close()
+    server.scoreboard = scoreboard

@@ -12,18 +12,21 @@ from prefork_sd.guarded import guarded
 from prefork_sd.hooks import Hooks
 from prefork_sd.imports import import_object
 from prefork_sd.loader import Application, auto_workers, load_hooks
-from prefork_sd.workers.base import Worker
+from prefork_sd.workers.base import WORKER_CLASSES, Worker
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-WORKER_CLASSES = {
-    "sync": "prefork_sd.workers.sync.SyncWorker",
-    "threads": "prefork_sd.workers.threads.ThreadsWorker",
-}
-
 # what only a restart of the service, or of its socket, can change
-SOCKET_SETTINGS = ("bind", "tls_bind", "backlog", "socket_mode", "socket_user", "socket_group")
+SOCKET_SETTINGS = (
+    "bind",
+    "tls_bind",
+    "status_bind",
+    "backlog",
+    "socket_mode",
+    "socket_user",
+    "socket_group",
+)
 SERVICE_SETTINGS = ("user", "group", "pidfile", "control", "watchdog", "proc_name", "unit")
 
 
@@ -67,7 +70,7 @@ def tls_context(cfg: Config, log: logging.Logger) -> "SSLContext | None":
 
 
 def worker_class(cfg: Config) -> type[Worker]:
-    """The class that `worker_class` names. Raises ConfigError."""
+    """The class that `worker_class` names; for auto, that for WSGI. Raises ConfigError."""
     name = cfg.worker_class
     if name == "auto":
         name = "threads" if cfg.threads > 1 else "sync"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prefork_sd import bulletin, journal
 from prefork_sd.control import Call
+from prefork_sd.crew import RELOAD_FAILED, RELOADED
 from prefork_sd.errors import PreforkError
 from prefork_sd.journal import Event
 from prefork_sd.release import Release, left_behind
@@ -93,7 +94,6 @@ def failed(server: "Arbiter", generation: int, reason: str, details: str = "") -
     if reload is None or generation != reload.generation:
         return
     if server.pool.proving():
-        server.pool.abandon()
         conclude(server, reason, details)
     elif reload.failed_again():
         conclude(server, f"{reason} (it will be tried again)", details)
@@ -111,9 +111,12 @@ def conclude(server: "Arbiter", failure: str = "", details: str = "") -> None:
     if reload is None:
         return
     now, pool = time.monotonic(), server.pool
+    if failure:
+        pool.abandon()  # a generation that has not proved itself, if there is one
     server.last_reload = f"the last reload failed: {failure}" if failure else ""
     server.herald.reloaded(bulletin.line(server), now, failed=bool(failure))
     fields = {"PREFORK_SD_GENERATION": pool.target}
+    server.scoreboard.tick(RELOAD_FAILED if failure else RELOADED)
     if failure:
         text = f"reload failed: {failure}\ngeneration {pool.serving} serves on\n{details}"
         server.log.error("%s", text.strip(), extra=journal.fields(Event.RELOAD_FAILED, **fields))

@@ -11,7 +11,9 @@ have in hand at the same time.
 
 import mmap
 import os
+from bisect import bisect_left
 from dataclasses import dataclass
+from operator import add
 
 RECORD = 256
 LANES = 256
@@ -24,6 +26,9 @@ TICK = 16  # ticks a second: 4 bytes of them last for 8 years of uptime
 # 4-byte cells of a worker's record, and the 8-byte ones after them
 FLAGS, PROMISE, PID, GENERATION, AGE = range(5)
 REQUESTS, ERRORS, SENT = 8, 9, 10
+CLASSES, SECONDS, BUCKETS = 11, 16, 17  # five status classes, the sum of durations, a histogram
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds, upper ones
+TOTALS = BUCKETS + len(BOUNDS) + 1  # where the header's counters by name begin
 
 BOOTED, DRAINING, TIRED, HUNG = 1, 2, 4, 8
 
@@ -45,6 +50,28 @@ class InHand:
         return [*self.line.split(" "), ""][1].partition("?")[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What was served: by one worker, or by all that there ever were."""
+
+    requests: int = 0
+    errors: int = 0  # responses with 5xx
+    sent: int = 0  # bytes of bodies
+    classes: tuple[int, ...] = (0,) * 5  # 1xx to 5xx
+    seconds: float = 0.0
+    buckets: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)  # not cumulated; the last has no bound
+
+    def __add__(self, other: "Served") -> "Served":
+        return Served(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.sent + other.sent,
+            tuple(map(add, self.classes, other.classes)),
+            self.seconds + other.seconds,
+            tuple(map(add, self.buckets, other.buckets)),
+        )
+
+
 class Scoreboard:
     """All slots. `fd` is the memfd behind them, close-on-exec."""
 
@@ -57,7 +84,43 @@ class Scoreboard:
             raise ValueError("not a scoreboard of this version")
         self.fd = fd
         self.memory = mmap.mmap(fd, size)
+        header = memoryview(self.memory)[:HEADER]
+        self._long, self._real = header.cast("Q"), header.cast("d")
         self._free = list(range(SLOTS - 1, -1, -1))
+
+    @property
+    def gone(self) -> Served:
+        """What was served by workers that are gone."""
+        return _served(self._long, self._real)
+
+    def bury(self, slot: "Slot") -> None:
+        """Keep what a worker has served, now that it is gone."""
+        total = self.gone + slot.served
+        self._long[REQUESTS], self._long[ERRORS], self._long[SENT] = (
+            total.requests,
+            total.errors,
+            total.sent,
+        )
+        self._real[SECONDS] = total.seconds
+        for at, count in enumerate(total.classes, CLASSES):
+            self._long[at] = count
+        for at, count in enumerate(total.buckets, BUCKETS):
+            self._long[at] = count
+        slot.clear()
+
+    def bury_all(self) -> None:
+        """After a restart or a crash: everybody in it is gone."""
+        for index in range(SLOTS):
+            slot = Slot(self.memory, index)
+            if slot.age:
+                self.bury(slot)
+
+    def tick(self, counter: int) -> None:
+        """Count an event; `counter` is a small number that means the same in every version."""
+        self._long[TOTALS + counter] += 1
+
+    def ticks(self, counter: int) -> int:
+        return self._long[TOTALS + counter]
 
     def close(self) -> None:
         """Let go of the file behind it; a mapping that is in use stays."""
@@ -144,7 +207,17 @@ class Slot:
         """Publish the worker's counters: requests, responses with 5xx, bytes sent."""
         self._long[REQUESTS], self._long[ERRORS], self._long[SENT] = requests, errors, sent
 
+    def observe(self, status: int, seconds: float) -> None:
+        """Publish one response: its status and how long it took."""
+        self._long[CLASSES + min(status // 100, 5) - 1] += 1
+        self._real[SECONDS] += seconds
+        self._long[BUCKETS + bisect_left(BOUNDS, seconds)] += 1
+
     # ---- the arbiter's side
+
+    @property
+    def served(self) -> Served:
+        return _served(self._long, self._real)
 
     @property
     def pid(self) -> int:
@@ -200,6 +273,17 @@ class Slot:
                 line = self._memory[start : start + length].partition(b"\r\n")[0].decode("latin-1")
                 found.append(InHand(line, since))
         return sorted(found, key=lambda request: request.since)
+
+
+def _served(cells: "memoryview[int]", reals: "memoryview[float]") -> Served:
+    return Served(
+        cells[REQUESTS],
+        cells[ERRORS],
+        cells[SENT],
+        tuple(cells[CLASSES : CLASSES + 5]),
+        reals[SECONDS],
+        tuple(cells[BUCKETS : BUCKETS + len(BOUNDS) + 1]),
+    )
 
 
 class LastWords:

@@ -8,7 +8,7 @@ from prefork_sd.activation import Inherited
 from prefork_sd.config import DEFAULT_BIND, Config
 from prefork_sd.control import ControlServer
 from prefork_sd.errors import ConfigError, Problem
-from prefork_sd.listeners import HTTP, HTTPS, Listener
+from prefork_sd.listeners import HTTP, HTTPS, STATUS, Listener
 
 
 def opened(cfg: Config, given: Inherited, warn: Callable[[str], None]) -> list[Listener]:
@@ -32,6 +32,17 @@ def opened(cfg: Config, given: Inherited, warn: Callable[[str], None]) -> list[L
         for name, addresses in wanted.items()
         for text in addresses
     ]
+
+
+def monitors(cfg: Config, given: Inherited, warn: Callable[[str], None]) -> list[Listener]:
+    """Take or open the sockets of `status_bind`. Raises ConfigError."""
+    found = [listeners.adopt(name, fd) for name, fd in given.listeners if name == STATUS]
+    if found or given.listeners:  # systemd opens all or none
+        for warning in listeners.disagreements(cfg.status_bind, found, STATUS):
+            warn(warning)
+        return found
+    mode = int(cfg.socket_mode, 8)
+    return [listeners.bind(text, cfg.backlog, STATUS, mode=mode) for text in cfg.status_bind]
 
 
 def control(cfg: Config) -> ControlServer | None:

@@ -100,10 +100,14 @@ def _copy(setting: str, value: str) -> Path:
 
 def _denied(path: Path) -> bool:
     try:
-        with path.open("rb"):
-            return False
+        os.close(_open(path))
     except OSError as error:
         return error.errno in DENIED
+    return False
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold us up
 
 
 # ---- what is in them
@@ -116,7 +120,7 @@ def _read(setting: str, path: Path, pem: re.Pattern[bytes], what: str) -> bytes:
         return ConfigError(Problem(f"{path} {text}", setting))
 
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold us up
+        fd = _open(path)
         with open(fd, "rb") as file:  # noqa: PTH123 (a descriptor)
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise problem("is not a regular file")

@@ -37,6 +37,8 @@ def sockets(name: str, cfg: Config) -> Iterator[Socket]:
         yield Socket(name, "http", cfg.bind or (f"unix:/run/prefork-sd/{name}.sock",))
     if cfg.tls_bind:
         yield Socket(f"{name}-tls", "https", cfg.tls_bind)
+    if cfg.status_bind:
+        yield Socket(f"{name}-status", "status", cfg.status_bind)
 
 
 def render(

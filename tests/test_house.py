@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     # 0: words
     {"errors"},
     # 1: thought
-    {"settings", "hooks", "pool", "tally", "http1", "report", "forwarded", "proxyprotocol"},
+    {"settings", "hooks", "pool", "tally", "http1", "report", "forwarded", "proxyprotocol", "metrics"},
     {"values", "envfile"},
     {"config"},
     {"units"},
@@ -38,7 +38,7 @@ FLOORS: list[set[str]] = [
         "tls",
         "varlink",
     },
-    {"process", "control", "loader"},
+    {"process", "control", "loader", "statusdoor"},
     {"applog", "herald", "guarded", "obituary", "sockets"},
     # 3: the app's side
     {"wsgi"},
@@ -52,8 +52,10 @@ FLOORS: list[set[str]] = [
     {"release", "bulletin"},
     {"mold"},
     {"foundry"},
-    {"crew", "reloading"},
+    {"crew"},
+    {"reloading", "vitals"},
     {"frontdesk", "reexec", "relief"},
+    {"doors"},
     {"arbiter"},
     # 7: commands
     {"cli", "generator"},

@@ -3,14 +3,25 @@
 import logging
 from collections.abc import Callable
 from math import inf
+from typing import Protocol
 
+from prefork_sd.applog import Served
 from prefork_sd.config import Config
 from prefork_sd.imports import said
 from prefork_sd.journal import Event
-from prefork_sd.workers.connection import Request
-from prefork_sd.wsgi import Response
 
 ALL, SOME, NONE = "all", "errors", "off"
+
+
+class Answer(Protocol):
+    """What became of a request. `sent` are the bytes of the body, `failure` what the app raised."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def failure(self) -> BaseException | None: ...
 
 
 class AccessLog:
@@ -25,7 +36,7 @@ class AccessLog:
         self._some = cfg.access_log != NONE
         self._slow = cfg.slow_request or inf
 
-    def wants(self, response: Response, duration: float) -> bool:
+    def wants(self, response: Answer, duration: float) -> bool:
         """Whether this one is worth a record. What the app raised always is."""
         return (
             self._all
@@ -33,22 +44,32 @@ class AccessLog:
             or (self._some and (duration >= self._slow or response.status >= 500))
         )
 
-    def record(self, remote: str, request: Request, response: Response, duration: float) -> None:
-        """With HTTP_* fields, DURATION_USEC and BYTES, and with what the app raised if it did."""
-        head = request.head
-        failure, slow = response.failure, duration >= self._slow
+    def record(
+        self,
+        remote: str,
+        request: Served,
+        response: Answer,
+        duration: float,
+        waited: float | None = None,
+    ) -> None:
+        """With HTTP_* fields, DURATION_USEC and BYTES, and with what the app raised if it did.
+
+        `waited`: the seconds to judge the app by, if its response may go on for long on purpose.
+        """
+        failure = response.failure
+        slow = (duration if waited is None else waited) >= self._slow
         event = Event.SLOW_REQUEST if slow else Event.REQUEST
         fields = self._fields(
             Event.REQUEST_FAILED if failure else event,
             PREFORK_SD_REQUEST_ID=request.id,
-            HTTP_METHOD=head.method,
-            HTTP_PATH=head.path,
+            HTTP_METHOD=request.method,
+            HTTP_PATH=request.path,
             HTTP_STATUS=response.status,
             HTTP_REMOTE=remote,
             DURATION_USEC=int(duration * 1e6),
             BYTES=response.sent,
         )
-        text = f"{head.method} {head.path} {response.status} in {duration * 1e3:.1f} ms"
+        text = f"{request.method} {request.path} {response.status} in {duration * 1e3:.1f} ms"
         if failure is not None:
             text += f": {said(failure)}"
             self._log.error("%s", text, exc_info=failure, extra=fields)

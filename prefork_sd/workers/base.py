@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from signal import Signals
@@ -17,6 +17,7 @@ from prefork_sd import applog, cgroups, journal, process
 from prefork_sd.config import Config
 from prefork_sd.errors import AppImportError, ConfigError, ExitCode, PreforkError, Problem
 from prefork_sd.hooks import Hooks
+from prefork_sd.imports import ASGI, WSGI, import_object, interface_of
 from prefork_sd.listeners import HTTPS, Listener
 from prefork_sd.loader import Application
 from prefork_sd.pressure import give_back
@@ -30,19 +31,28 @@ if TYPE_CHECKING:
 PRIVATE = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS",
            "LISTEN_FDNAMES", "LISTEN_PIDFDID", "FDSTORE")  # fmt: skip
 
-MEANT_FOR_THE_ARBITER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
+WORKER_CLASSES = {
+    "sync": "prefork_sd.workers.sync.SyncWorker",
+    "threads": "prefork_sd.workers.threads.ThreadsWorker",
+    "asgi": "prefork_sd.workers.asgi.AsgiWorker",
+}
+
+MEANT_FOR_THE_ARBITER = (signal.SIGHUP, signal.SIGWINCH)
 
 
 class Worker:
     """One worker process. Made by the arbiter before the fork; everything else happens after it.
 
     `inline` says that the app is called by the thread that accepts: nothing is accepted meanwhile.
+    `interface` is what it calls an app by: WSGI or ASGI.
 
     A way to serve overrides `run`, which serves until `alive` is false and what was accepted is
-    answered, calling `notify` before each thing that may take long.
+    answered, calling `notify` before each thing that may take long; and `boot`, if more than the
+    app's import has to succeed before it can serve.
     """
 
     inline = False
+    interface = WSGI
 
     def __init__(
         self,
@@ -63,6 +73,7 @@ class Worker:
         self.cfg = cfg
         self.log = log
         self.alive = True
+        self.nudged = False  # there may be a client of whom only a worker that left was told
         self.generation = 1
         self.hooks = Hooks()
         self.server: Any = None  # the arbiter, for the hooks that want it
@@ -108,6 +119,7 @@ class Worker:
             self.load()
             if journal.is_native(self.log):
                 applog.adopt(self.proc_name, self.fields())
+            self.boot()
             self.hooks.post_worker_init(self)
         except AppImportError as error:
             return self.fail_to_boot(f"{error}\n{error.details}", error.exit_code)
@@ -139,6 +151,29 @@ class Worker:
         if self.wsgi is None:
             self.app.prepare()
             self.wsgi = self.app.wsgi()
+        self.__class__ = self.suited(self.wsgi, self.cfg)  # only the imported app tells
+
+    @classmethod
+    def suited(cls, app: Callable[..., Any], cfg: Config) -> "type[Worker]":
+        """The class that can call that app: this one, or another where `worker_class` is auto.
+
+        Raises ConfigError.
+        """
+        kind = interface_of(app)
+        if kind == cls.interface:
+            return cls
+        if kind == ASGI and cfg.worker_class == "auto":
+            found: type[Worker] = import_object(WORKER_CLASSES["asgi"])  # type: ignore[assignment]
+            return found
+        text = f'{cfg.worker_class} is for {cls.interface}, and "{cfg.app}" is {kind}; leave it out'
+        raise ConfigError(Problem(text, "worker_class"))
+
+    @classmethod
+    def equip(cls, cfg: Config) -> None:
+        """Import what every such worker needs beside the app. Raises PreforkError."""
+
+    def boot(self) -> None:
+        """Do what has to succeed before the worker counts as ready."""
 
     def fail_to_boot(self, text: str, status: int) -> int:
         """Leave the reason for the arbiter, which puts it on record."""
@@ -159,11 +194,16 @@ class Worker:
         signal.signal(signal.SIGINT, self.handle_quit)
         signal.signal(signal.SIGQUIT, self.handle_quit)
         signal.signal(signal.SIGABRT, self.handle_abort)
+        signal.signal(signal.SIGUSR1, self.handle_nudge)
+        signal.siginterrupt(signal.SIGUSR1, False)
         for signum in MEANT_FOR_THE_ARBITER:
             signal.signal(signum, self.handle_nothing)
         signal.signal(signal.SIGUSR2, self.handle_pressure)
         # writes the stacks from C, then hands over to handle_abort if Python still runs
         faulthandler.enable(file=self.words.fd, all_threads=True)
+
+    def handle_nudge(self, signum: int, frame: FrameType | None) -> None:
+        self.nudged = True
 
     def handle_nothing(self, signum: int, frame: FrameType | None) -> None:
         """Not SIG_IGN, which the programs that an app starts would inherit."""
@@ -186,9 +226,13 @@ class Worker:
     def handle_abort(self, signum: int, frame: FrameType | None) -> None:
         self.alive = False
         try:
+            self.point_out()
             self.hooks.worker_abort(self)
         finally:
             os._exit(128 + Signals.SIGABRT)
+
+    def point_out(self) -> None:
+        """About to be aborted: leave more evidence than the stacks, if there is any."""
 
     # ---- service
 

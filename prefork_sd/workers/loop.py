@@ -117,6 +117,11 @@ class LoopWorker(Worker):
         """A signal came, or a thread of ours has news."""
         for _ in self.signals.take():
             pass
+        if self.nudged:
+            self.nudged = False
+            for listener in list(self.listening.values()):
+                if self.alive and self.accepting:
+                    self.accept(listener)
 
     # ---- accept
 
@@ -394,6 +399,7 @@ class LoopWorker(Worker):
         self.errors += failed
         self.tmp.count(self.requests, self.errors, self.sent)
         duration = time.monotonic() - request.started
+        self.tmp.observe(response.status, duration)
         if self.access.wants(response, duration):
             self.access.record(connection.remote[0], request, response, duration)
         if self.wear.worn(self.requests):

@@ -122,15 +122,14 @@ class TlsConnection(Connection):
 
     def send(self) -> bool:
         """As without TLS, but for `SLICE` bytes at most: the kernel may never be full of them."""
+        if self._unsent and not self._push():
+            return False
         left = SLICE
-        while self._push():
-            if left <= 0:
-                return False
-            encrypted = self._encrypt()
-            if not encrypted:
-                return True
+        while encrypted := self._encrypt():
             left -= encrypted
-        return False
+            if not self._push() or left <= 0:
+                return False
+        return self._push()
 
     def _push(self) -> bool:
         """Give the kernel what is encrypted; True if nothing of it is left. Raises OSError."""

@@ -315,8 +315,10 @@ def test_an_app_that_forks_does_not_make_the_loop_spin(serve_sync: Serve, gate: 
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/fork" and os.fork() == 0:
-            gate.wait()
-            os._exit(0)
+            try:
+                gate.wait()
+            finally:
+                os._exit(0)
         return hello(environ, start_response)
 
     served = serve_sync(app, worker=Counting)

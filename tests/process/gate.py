@@ -37,15 +37,18 @@ class Gate:
 
     def admit(self) -> Visitor | None:
         """Who knocked first of those not admitted yet."""
-        try:
-            sock, _ = self._sock.accept()
-        except BlockingIOError:
-            return None
-        sock.settimeout(10)
-        with sock.makefile() as lines:
-            pid, _, what = lines.readline().strip().partition(" ")
-        self._visitors.append(Visitor(int(pid), what, sock))
-        return self._visitors[-1]
+        while True:
+            try:
+                sock, _ = self._sock.accept()
+            except BlockingIOError:
+                return None
+            sock.settimeout(10)
+            with sock.makefile() as lines:
+                pid, _, what = lines.readline().strip().partition(" ")
+            if what:
+                self._visitors.append(Visitor(int(pid), what, sock))
+                return self._visitors[-1]
+            sock.close()  # killed before it could say who it is
 
     def open(self) -> None:
         """Let everybody go, those to come too."""

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from pathlib import Path
-from signal import SIGHUP, SIGKILL, SIGQUIT, SIGTERM, Signals
+from signal import SIGHUP, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, Signals
 from typing import Any
 
 from prefork_sd import control
@@ -116,6 +116,12 @@ class Systemd(Hearing):
 
     def hup(self) -> None:
         self.kill(SIGHUP)
+
+    def settle(self) -> None:
+        """Let the arbiter's loop turn twice: what had happened is then dealt with."""
+        for _ in range(2):
+            self.kill(SIGUSR1)
+            self.record(text="serving: ")
 
     def stop(self, signum: Signals = SIGTERM, within: float = BOUND) -> int:
         """Have it end; its exit status."""

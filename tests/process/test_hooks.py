@@ -84,7 +84,7 @@ def test_hooks_get_their_arguments(systemd: Systemd) -> None:
 
 def test_worker_abort_runs_in_a_worker_that_hangs(systemd: Systemd) -> None:
     systemd.write("hooks.py", recording(systemd))
-    systemd.up(workers=1, timeout=1, hooks="hooks.py")
+    systemd.up(workers=1, timeout=0.5, hooks="hooks.py")
     systemd.client().send("/spin")
     pid = systemd.record("worker-hung")["PREFORK_SD_WORKER_PID"]
     assert of(systemd, pid)[-1] == "worker_abort"

@@ -36,7 +36,7 @@ def evidence(systemd: Systemd, path: str) -> Record:
     [("/spin", "in spin"), ("/wait", "in knock"), ("/pause", "in stuck"), ("/freeze", "in stuck")],
 )
 def test_a_hung_request_leaves_its_stack(systemd: Systemd, path: str, frame: str) -> None:
-    systemd.up(workers=1, timeout=1)
+    systemd.up(workers=1, timeout=0.5)
     client = systemd.client().send(path)
     record = evidence(systemd, path)
     assert frame in record["message"]
@@ -51,13 +51,13 @@ def test_a_hung_request_leaves_its_stack(systemd: Systemd, path: str, frame: str
 def test_an_app_that_uses_faulthandler_itself(systemd: Systemd, code: str) -> None:
     systemd.environ["PYTHONFAULTHANDLER"] = "1"
     systemd.deploy(more=f"import faulthandler\nfaulthandler.{code}()")
-    systemd.up(workers=1, timeout=1)
+    systemd.up(workers=1, timeout=0.5)
     systemd.client().send("/spin")
     assert "in spin" in evidence(systemd, "/spin")["message"]
 
 
 def test_all_workers_hung_at_once(systemd: Systemd) -> None:
-    systemd.up(workers=3, timeout=1)
+    systemd.up(workers=3, timeout=0.5)
     for _ in range(3):
         systemd.client().send("/spin")
     patient = systemd.client().send("/")
@@ -87,7 +87,7 @@ def test_a_hung_request_does_not_take_its_siblings(systemd: Systemd) -> None:
 
 
 def test_a_thread_that_holds_the_interpreter(systemd: Systemd) -> None:
-    systemd.up(workers=1, threads=2, timeout=1)
+    systemd.up(workers=1, threads=2, timeout=0.5)
     systemd.client().send("/freeze")
     record = evidence(systemd, "/freeze")
     assert "in stuck" in record["message"]
@@ -96,7 +96,7 @@ def test_a_thread_that_holds_the_interpreter(systemd: Systemd) -> None:
 
 def test_what_a_hung_worker_started_goes_with_it(systemd: Systemd) -> None:
     systemd.deploy(more=CHILD)
-    systemd.up(workers=1, timeout=1)
+    systemd.up(workers=1, timeout=0.5)
     systemd.client().send("/child")
     visitor = systemd.knock("child")
     visitor.release()
@@ -130,16 +130,16 @@ def test_without_a_timeout_a_request_may_take_for_ever(systemd: Systemd) -> None
     systemd.up(workers=1, timeout=0)
     client = systemd.client().send("/wait")
     inside = systemd.knock("request")
-    systemd.listen_for(1.5)
+    systemd.listen_for(0.8)
     assert not systemd.all_records("worker-hung")
     inside.release()
     assert client.answer().pid == inside.pid
 
 
 def test_a_client_that_says_nothing_does_not_look_like_a_hung_worker(systemd: Systemd) -> None:
-    systemd.up(workers=1, timeout=1)
+    systemd.up(workers=1, timeout=0.5)
     silent = systemd.client()
     (pid,) = systemd.workers()
-    systemd.listen_for(2.5)
+    systemd.listen_for(1.5)
     assert systemd.get().pid == pid
     assert silent.get().pid == pid

@@ -122,7 +122,7 @@ def test_threads_that_no_worker_would_have_are_said(systemd: Systemd) -> None:
 
 def test_a_hung_worker_of_a_mold(systemd: Systemd) -> None:
     systemd.deploy(more=COUNTING)
-    systemd.up(workers=1, preload_app=True, timeout=1)
+    systemd.up(workers=1, preload_app=True, timeout=0.5)
     systemd.client().send("/spin")
     assert "in spin" in systemd.record("worker-hung", HTTP_PATH="/spin")["message"]
     assert systemd.get().version == "1"

@@ -87,6 +87,7 @@ def test_many_times_leave_nothing_behind(systemd: Systemd) -> None:
         for _ in range(2):
             systemd.record("worker-exited")
         assert systemd.get().status == 200
+        systemd.settle()
         files.append(proc.files(systemd.pid))
     assert len(files[-1]) == len(files[0])
     assert not systemd.all_records(level="error")

@@ -193,11 +193,15 @@ def test_a_service_of_many_reloads_keeps_its_descriptors_and_memory_files(
 ) -> None:
     systemd.up(workers=2)
     systemd.reload()
+    for _ in range(2):
+        systemd.record("worker-exited")
+    systemd.settle()
     before = len(proc.files(systemd.pid))
     for _ in range(5):
         assert systemd.reload().status == 0
-    for _ in range(12):
+    for _ in range(10):
         systemd.record("worker-exited")
+    systemd.settle()
     assert len(proc.files(systemd.pid)) == before
 
 

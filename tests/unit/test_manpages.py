@@ -139,3 +139,12 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_the_readme_leads_to_every_guide() -> None:
     targets = set(LINK.findall((TOP / "README.md").read_text(encoding="utf-8")))
     assert {f"docs/{guide.name}" for guide in DOCS.glob("*.md")} <= targets
+
+
+def test_the_architecture_names_every_module() -> None:
+    guide = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    house = TOP / "prefork_sd"
+    modules = [path.relative_to(house) for path in house.rglob("*.py")]
+    rooms = {"http1/" if path.parts[0] == "http1" else str(path) for path in modules}
+    rooms -= {"__init__.py", "workers/__init__.py"}
+    assert [name for name in sorted(rooms) if f"`{name}`" not in guide] == []
