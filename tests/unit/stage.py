@@ -96,7 +96,7 @@ class Stage:
 
     def heard(self) -> list[dict[str, str]]:
         """Every message since the last call."""
-        messages = []
+        messages: list[dict[str, str]] = []
         while True:
             try:
                 data = self._systemd.recv(8192).decode()

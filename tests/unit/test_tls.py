@@ -164,8 +164,8 @@ def anothers(path: Path, pair: Pair) -> None:
     [
         ("tls_certificate", absent, "cannot be read: No such file or directory"),
         ("tls_certificate", not_pem, "has no certificate in the PEM format"),
-        ("tls_certificate", folder_instead, "is not a regular file"),
-        ("tls_certificate", pipe_instead, "is not a regular file"),
+        ("tls_certificate", folder_instead, "cannot be read: Is a directory"),
+        ("tls_certificate", pipe_instead, "cannot be read: not a regular file"),
         ("tls_certificate", too_large, "has more than 1048576 bytes"),
         ("tls_certificate", damaged_certificate, "is damaged or of a kind that is not known: "),
         ("tls_key", absent, "cannot be read: No such file or directory"),
