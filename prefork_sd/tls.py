@@ -66,7 +66,7 @@ def _pair(cfg: Config, warn: Callable[[str], None]) -> tuple[Path, Path]:
     if not any(_denied(path) for path in own) or not all(path.is_file() for path in copies):
         return own
     with suppress(OSError):
-        if own[0].read_bytes() != copies[0].read_bytes():
+        if _bytes(own[0]) != _bytes(copies[0]):
             warn(
                 f"{CERTIFICATE}: {own[0]} is newer than the copy that is served, because the "
                 f"service may not read {own[1]}; a restart takes both"
@@ -110,6 +110,14 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold us up
 
 
+def _bytes(path: Path) -> bytes:
+    """What is in it, a little more than `MOST_BYTES` at most. Raises OSError."""
+    with open(_open(path), "rb") as file:  # noqa: PTH123 (a descriptor)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(MOST_BYTES + 1)
+
+
 # ---- what is in them
 
 
@@ -120,11 +128,7 @@ def _read(setting: str, path: Path, pem: re.Pattern[bytes], what: str) -> bytes:
         return ConfigError(Problem(f"{path} {text}", setting))
 
     try:
-        fd = _open(path)
-        with open(fd, "rb") as file:  # noqa: PTH123 (a descriptor)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise problem("is not a regular file")
-            data = file.read(MOST_BYTES + 1)
+        data = _bytes(path)
     except OSError as error:
         raise problem(f"cannot be read: {error.strerror}") from None
     if len(data) > MOST_BYTES:

@@ -182,7 +182,8 @@ def _guarded(base: Any, cfg: Config) -> Any:
                 self.head_is_there()
             else:
                 self.expect_head()
-                self.head_bytes += len(data)
+                if self.cycle is None or not self.cycle.more_body:  # else it may be of that body
+                    self.head_bytes += len(data)
                 if self.head_bytes > largest:
                     self.transport.close()
 
