@@ -23,7 +23,7 @@ _prefork_sd() {
 	case $before in
 		--access-log) words='off errors all' ;;
 		--log-level) words='debug info warning error' ;;
-		--worker-class) words='auto sync threads' ;;
+		--worker-class) words='auto sync threads asgi' ;;
 		--preload-app | --proxy-protocol) words='yes no' ;;
 		--workers) words=auto ;;
 		--directory | --pythonpath | --venv)

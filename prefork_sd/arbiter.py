@@ -369,7 +369,7 @@ class Arbiter(Crew):
         """Leave nothing behind; return the exit status."""
         if exit_status != ExitCode.CLEAN:
             self.log.critical("%s", reason, extra=journal.fields(Event.STOP))
-            self.herald.failed(reason, exit_status)
+            self.herald.failed(reason)
         if self.under_way:
             self.under_way.fail(reason, "")
         self.end_workers()

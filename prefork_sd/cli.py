@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING
 from prefork_sd import __version__
 from prefork_sd.config import SETTINGS, schema
 from prefork_sd.errors import AppImportError, ConfigError, ExitCode, PreforkError
+from prefork_sd.units import TLS_FILES
+from prefork_sd.values import CREDENTIAL
 
 if TYPE_CHECKING:
+    from prefork_sd.config import Config
     from prefork_sd.loader import Application
 
 RELOAD_TIMEOUT = 3600.0  # seconds; systemd's own limit, TimeoutStartSec=, is usually reached first
 ANSWER_TIMEOUT = 10.0
+MOST_WORKERS = int(SETTINGS["workers"].at_most or 0)
 RUNNING = "/run/prefork-sd"  # the folders of the services that run
 WATCH_EVERY = 2.0  # seconds
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
+WITHOUT_TLS = {**dict.fromkeys(TLS_FILES, ""), "tls_bind": (), "tls_client_auth": "required"}
 NOT_FOR_SERVE = {"app", "unit", "enabled", "hooks", "socket_user", "socket_group"}
 DETAIL_LINES = 12  # of a traceback, in the message of a failed reload
 
@@ -119,6 +124,8 @@ def serve(arguments: argparse.Namespace) -> int:
             overrides[name.removeprefix("set_")] = value
     if env := overrides.get("env"):
         assert isinstance(env, list)
+        if wrong := [pair for pair in env if "=" not in pair]:
+            raise PreforkError(f"--env must be NAME=VALUE, not {wrong[0]}")
         overrides["env"] = dict(pair.partition("=")[::2] for pair in env)
     name = arguments.app.partition(":")[0].partition(".")[0]
     return _serve(lambda: (name, None, overrides), name)
@@ -142,7 +149,7 @@ def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], ser
         arbiter = Arbiter(Application(name, path, overrides), log)
     except PreforkError as error:
         log.critical("%s", error, extra=journal.fields(journal.Event.STOP))
-        Herald(os.environ, os.getpid()).failed(str(error), error.exit_code)
+        Herald(os.environ, os.getpid()).failed(str(error))
         return error.exit_code
     return arbiter.run()
 
@@ -155,8 +162,21 @@ def check(arguments: argparse.Namespace) -> int:
     from prefork_sd.loader import Application, find
 
     name, path = find(arguments.service)
-    print(f"{path}: fine. {examine(Application(name, path))}")
+    app = Application(name, path)
+    if unknown := list(credentials(app.cfg)):
+        for key, value in unknown:
+            print(f"{path}: {key}: {value} is known to the running service only", file=sys.stderr)
+        app = Application(name, path, WITHOUT_TLS)
+    print(f"{path}: fine. {examine(app)}")
     return ExitCode.CLEAN
+
+
+def credentials(cfg: "Config") -> Iterator[tuple[str, str]]:
+    """Yield (setting, value) of those that systemd gives to the service, and not to us."""
+    for key in TLS_FILES:
+        value = getattr(cfg, key)
+        if value.startswith(CREDENTIAL) and "CREDENTIALS_DIRECTORY" not in os.environ:
+            yield key, value
 
 
 def examine(app: "Application") -> str:
@@ -231,6 +251,8 @@ def reload(arguments: argparse.Namespace) -> int:
 def scale(arguments: argparse.Namespace) -> int:
     from prefork_sd.control import call
 
+    if not 1 <= arguments.workers <= MOST_WORKERS:
+        raise PreforkError(f"the number of workers must be 1 to {MOST_WORKERS}")
     path = control_of(arguments.service)
     parameters = {"workers": arguments.workers}
     answer = call(path, "io.prefork.sd.Scale", parameters, timeout=ANSWER_TIMEOUT)

@@ -51,7 +51,7 @@ class Config:
     """All settings in their typed form. Times are seconds, sizes are bytes, 0 mostly means off."""
 
     # The app
-    app: str = setting("", APP, help="the WSGI callable", example="shop.wsgi:application")
+    app: str = setting("", APP, help="the WSGI or ASGI callable", example="shop.wsgi:application")
     directory: str = setting("", PATH, help="where the app lives; workers run and import here")
     pythonpath: tuple[str, ...] = setting((), TEXTS, help="more folders to import from")
     venv: str = setting("", PATH, help="the virtual environment whose packages the app uses")
@@ -195,7 +195,7 @@ class Config:
     )
 
     # The service
-    proc_name: str = setting("", TEXT, help="the name in ps and in the journal; empty: NAME")
+    proc_name: str = setting("", TEXT, help="the name in the process titles; empty: NAME")
     pidfile: str = setting("", PATH, help="where to write the arbiter's pid; empty: nowhere")
     user: str = setting(
         "", ACCOUNT, help="who the service runs as; empty: systemd's DynamicUser", example="shop"
@@ -220,7 +220,10 @@ class Config:
         "errors", ACCESS_LOG, help="which requests are recorded", choices=ACCESS_LOGS
     )
     slow_request: float = setting(
-        10, SECONDS, help="a longer request is always recorded; 0: never", at_least=0
+        10,
+        SECONDS,
+        help="a longer request is recorded unless `access_log` is off; 0: never",
+        at_least=0,
     )
 
     # Limits of HTTP

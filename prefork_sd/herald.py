@@ -47,10 +47,10 @@ class Herald:
         if self.ready:
             self.say_ready(text, now)
 
-    def failed(self, text: str, exit_status: int) -> None:
+    def failed(self, text: str) -> None:
         """Why we are about to exit: it stays in `systemctl status`."""
         self._status = text
-        self._notifier.send(notify.status(text) | notify.errno(exit_status))
+        self._notifier.send(notify.status(text) | notify.errno(errno.EINVAL))
 
     def extend(self, seconds: float, now: float) -> None:
         """Ask for time, as there is progress; at most once a second."""

@@ -176,7 +176,10 @@ def become(user: str, group: str) -> None:
         os.setgid(gid)
         os.setuid(entry.pw_uid)
     except PermissionError:
-        raise PreforkError(f"cannot become user {user}: only root may change users") from None
+        raise PreforkError(
+            f"cannot become user {user}: only root may change users, so a reload cannot; "
+            "systemctl daemon-reload and systemctl restart can"
+        ) from None
 
 
 def die_with_parent(parent: int, signum: int) -> None:

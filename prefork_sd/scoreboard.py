@@ -28,6 +28,7 @@ FLAGS, PROMISE, PID, GENERATION, AGE = range(5)
 REQUESTS, ERRORS, SENT = 8, 9, 10
 CLASSES, SECONDS, BUCKETS = 11, 16, 17  # five status classes, the sum of durations, a histogram
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds, upper ones
+HIGH = 0  # in the header: how many slots were ever in use
 TOTALS = BUCKETS + len(BOUNDS) + 1  # where the header's counters by name begin
 
 BOOTED, DRAINING, TIRED, HUNG = 1, 2, 4, 8
@@ -110,7 +111,7 @@ class Scoreboard:
 
     def bury_all(self) -> None:
         """After a restart or a crash: everybody in it is gone."""
-        for index in range(SLOTS):
+        for index in range(self._long[HIGH]):  # the others would only cost memory
             slot = Slot(self.memory, index)
             if slot.age:
                 self.bury(slot)
@@ -132,6 +133,7 @@ class Scoreboard:
             raise OverflowError(f"no more than {SLOTS} workers at a time")
         slot = Slot(self.memory, self._free.pop())
         slot.clear()
+        self._long[HIGH] = max(self._long[HIGH], slot.index + 1)
         return slot
 
     def claim(self, index: int) -> "Slot":

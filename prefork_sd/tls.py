@@ -15,6 +15,7 @@ from pathlib import Path
 
 from prefork_sd.config import Config
 from prefork_sd.errors import ConfigError, Problem
+from prefork_sd.units import MISSING
 from prefork_sd.values import CREDENTIAL
 
 MOST_BYTES = 1 << 20  # of one file; a bundle of all the authorities of the web has a quarter
@@ -63,7 +64,8 @@ def _pair(cfg: Config, warn: Callable[[str], None]) -> tuple[Path, Path]:
     """
     own = _place(CERTIFICATE, cfg.tls_certificate), _place(KEY, cfg.tls_key)
     copies = _copy(CERTIFICATE, cfg.tls_certificate), _copy(KEY, cfg.tls_key)
-    if not any(_denied(path) for path in own) or not all(path.is_file() for path in copies):
+    given = [_given(*each) for each in zip((CERTIFICATE, KEY), own, copies, strict=True)]
+    if not any(_denied(path) for path in own) or not all(given):
         return own
     with suppress(OSError):
         if _bytes(own[0]) != _bytes(copies[0]):
@@ -78,7 +80,7 @@ def _one(cfg: Config, setting: str) -> Path:
     """The file of a setting, or systemd's copy of it where we may not read it."""
     value = getattr(cfg, setting)
     path, copy = _place(setting, value), _copy(setting, value)
-    return copy if _denied(path) and copy.is_file() else path
+    return copy if _given(setting, path, copy) and _denied(path) else path
 
 
 def _place(setting: str, value: str) -> Path:
@@ -98,6 +100,15 @@ def _copy(setting: str, value: str) -> Path:
     return Path(os.environ.get(FOLDER, "/nowhere")) / setting
 
 
+def _given(setting: str, path: Path, copy: Path) -> bool:
+    """Whether systemd made a copy. Raises ConfigError if there was nothing to be copied."""
+    if not copy.is_file():
+        return False
+    if _denied(path) and copy.read_bytes() == MISSING.encode():
+        raise ConfigError(Problem(f"there is no {path}", setting))
+    return True
+
+
 def _denied(path: Path) -> bool:
     try:
         os.close(_open(path))
@@ -112,7 +123,7 @@ def _open(path: Path) -> int:
 
 def _bytes(path: Path) -> bytes:
     """What is in it, a little more than `MOST_BYTES` at most. Raises OSError."""
-    with open(_open(path), "rb") as file:  # noqa: PTH123 (a descriptor)
+    with open(_open(path), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         return file.read(MOST_BYTES + 1)

@@ -12,6 +12,7 @@ MARGIN = 10.0  # seconds between our own deadlines and those of systemd, which k
 NO_EXEC = ("/var", "/run", "/tmp", "/dev/shm")
 HOMES = ("/home", "/root", "/run/user")
 TEMPORARY = ("/tmp", "/var/tmp")
+MISSING = "missing"  # instead of a file that is not there, which the server can then name
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 UNIT_NAME = re.compile(r"[A-Za-z0-9:_.@\\-]+\.(service|socket|target)")
 _PLACE = re.compile(r"@([A-Z_]+)@")
@@ -75,6 +76,9 @@ def render(
     texts = {f"{name}.service": _appended(_filled(templates["service"], values), service)}
     for one in listeners:
         own = {"UNIT": one.unit, "KIND": one.kind, "LISTEN": "\n".join(_listen(one, cfg))}
+        # one command stops them all, so that none starts the service again
+        first = one is listeners[0]
+        own["PART_OF"] = "" if first else f"PartOf={listeners[0].unit}\n"
         text = _filled(templates["socket"], {**values, **own})
         texts[one.unit] = _appended(text, {"Socket": cfg.unit.get("Socket", {})})
     return texts
@@ -135,6 +139,7 @@ def _credentials(cfg: Config) -> Iterator[str]:
         path = getattr(cfg, key)
         if path.startswith("/"):
             yield f"LoadCredential={key}:{path.replace('%', '%%')}"
+            yield f"SetCredential={key}:{MISSING}"  # else: "Protocol error", and no more
     yield "# 260 and later: a reload takes renewed ones; before that a restart does"
     yield "RefreshOnReload=credentials"
 

@@ -4,6 +4,7 @@ import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 
@@ -19,7 +20,7 @@ class Pair:
     def der(self) -> bytes:
         return ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """For a server; where it listens is the test's affair."""
         return {"tls_certificate": str(self.certificate), "tls_key": str(self.key)}
 

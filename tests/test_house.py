@@ -17,7 +17,17 @@ FLOORS: list[set[str]] = [
     # 0: words
     {"errors"},
     # 1: thought
-    {"settings", "hooks", "pool", "tally", "http1", "report", "forwarded", "proxyprotocol", "metrics"},
+    {
+        "settings",
+        "hooks",
+        "pool",
+        "tally",
+        "http1",
+        "report",
+        "forwarded",
+        "proxyprotocol",
+        "metrics",
+    },
     {"values", "envfile"},
     {"config"},
     {"units"},
@@ -45,9 +55,10 @@ FLOORS: list[set[str]] = [
     # 4 to 6: workers
     {"workers.base", "workers.connection", "workers.timers", "workers.wear"},
     {"workers.access"},
-    {"workers.tlsconnection"},
-    {"workers.loop"},
-    {"workers.sync", "workers.threads"},
+    {"workers.tlsconnection", "workers.asgiprotocol", "workers.asgiscope", "workers.lifespan"},
+    {"workers.loop", "workers.asgirequest"},
+    {"workers.asgiservice"},
+    {"workers.sync", "workers.threads", "workers.asgi"},
     # the arbiter
     {"release", "bulletin"},
     {"mold"},
@@ -65,7 +76,13 @@ THOUGHT = set[str]().union(*FLOORS[:5])
 GROUND = {"", "workers"}  # an __init__.py without code, for everybody
 
 # The doors to libraries that are not Python's own, and the interfaces that no thought touches.
-LIBRARIES = {"yaml": {"sources"}, "systemd": {"activation"}, "setproctitle": {"process"}}
+LIBRARIES = {
+    "yaml": {"sources"},
+    "systemd": {"activation"},
+    "setproctitle": {"process"},
+    "uvicorn": {"workers.asgiprotocol"},
+    "uvloop": {"workers.asgiservice"},
+}
 OUTSIDE = {"os", "socket", "time", "select", "selectors", "subprocess", "threading", "mmap"}
 
 

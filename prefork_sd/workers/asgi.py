@@ -19,6 +19,7 @@ class AsgiWorker(Worker):
     """
 
     interface = ASGI
+    service: "Service"
 
     @classmethod
     def equip(cls, cfg: Config) -> None:
@@ -31,7 +32,7 @@ class AsgiWorker(Worker):
         """The app's startup, too, has to succeed before this worker is ready."""
         from prefork_sd.workers.asgiservice import Service
 
-        self.service: Service = Service(self)
+        self.service = Service(self)
         self.service.boot()
 
     def run(self) -> None:

@@ -17,7 +17,7 @@ from prefork_sd.imports import said
 
 LINGER = 1.0  # seconds that an idle client may still send something after a drain has begun
 FOREVER = 1e8  # seconds, for a limit that is off
-PATHS_HAVE_PREFIX = (0, 26)  # since that version a path begins with the root path
+PREFIXED = (0, 26)  # the version since which a path begins with the root path
 Asgi = Callable[..., Any]
 
 
@@ -35,7 +35,14 @@ def uvicorn(cfg: Config) -> ModuleType:
         else:
             text = f"an ASGI app needs uvicorn, and that cannot be imported: {said(error)}"
         raise ConfigError(Problem(text, "worker_class")) from None
-    return uvicorn
+    package: ModuleType = uvicorn
+    return package
+
+
+def paths_have_prefix(cfg: Config) -> bool:
+    """Whether that uvicorn, and so what goes with it, has `path` begin with `root_path`."""
+    major, minor = uvicorn(cfg).__version__.split(".")[:2]
+    return (int(major), int(minor)) >= PREFIXED
 
 
 def _way(cfg: Config) -> str:
@@ -85,7 +92,6 @@ class Protocols:
             options["h11_max_incomplete_event_size"] = cfg.limit_request_head
         self._config: Any = package.config.Config(app, **options)
         self._config.load()
-        self.version = tuple(int(part) for part in package.__version__.split(".")[:2])
         self.state: Any = package.server.ServerState()
         self.state.connections = Members(on_leave)
         self.state.tasks = Members(on_leave)
@@ -95,11 +101,6 @@ class Protocols:
             self._more["app_state"] = {}
         self._dated = 0
         _take_over_log(silence, cfg.log_level)
-
-    @property
-    def paths_have_prefix(self) -> bool:
-        """Whether the app expects `path` to begin with `root_path`, as is now the specification."""
-        return self.version >= PATHS_HAVE_PREFIX
 
     def make(self, client: tuple[str, int] | None) -> asyncio.Protocol:
         """One for a new connection. `client`: who it is, if a proxy has told."""
@@ -160,6 +161,7 @@ def _guarded(base: Any, cfg: Config) -> Any:
     largest = cfg.limit_request_head
 
     class Protocol(base):  # type: ignore[misc]
+        timeout_keep_alive: float
         draining = False
         head_timer: asyncio.TimerHandle | None = None
         head_bytes = 0  # of a head that is not complete
@@ -176,9 +178,7 @@ def _guarded(base: Any, cfg: Config) -> Any:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self not in self.connections:  # a WebSocket now
-                self.head_is_there()
-            elif not self.idle:
+            if self not in self.connections or not self.idle:  # a WebSocket, or a request
                 self.head_is_there()
             else:
                 self.expect_head()

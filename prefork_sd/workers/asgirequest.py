@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from prefork_sd.applog import REQUEST
-from prefork_sd.forwarded import HEADERS, Forwarded, Trust
 from prefork_sd.scoreboard import LANES
 from prefork_sd.workers.access import AccessLog
+from prefork_sd.workers.asgiscope import Scope, Scopes, raw_path
 from prefork_sd.workers.base import Worker
 from prefork_sd.workers.lifespan import App, Message
 from prefork_sd.workers.wear import Wear
@@ -26,7 +26,6 @@ REASONS = {
     500: b"Internal Server Error\n",
     503: b"the service restarts\n",
 }
-FROM_PROXIES = {name.encode(): place for name, place in HEADERS.items()}
 # what frameworks raise in an app when its client has left
 LEFT = frozenset({"ClientDisconnect", "ClientDisconnected", "WebSocketDisconnect"})
 
@@ -38,31 +37,30 @@ class ServiceRestartsError(ConnectionAbortedError):
 class Reception:
     """An ASGI app around the app. `hurry` is called when there is something in hand again."""
 
-    def __init__(self, worker: Worker, app: App, hurry: Callable[[], None]) -> None:
+    def __init__(
+        self, worker: Worker, app: App, hurry: Callable[[], None], *, prefixed: bool
+    ) -> None:
         cfg = worker.cfg
         self.worker = worker
         self.app = app
         self.state: dict[str, Any] = {}  # what the lifespan has for the requests
         self.tell_time: Callable[[], None] = lambda: None
-        self.paths_have_prefix = True
+        self.scopes = Scopes(cfg, prefixed=prefixed)
         self.in_hand: set[Exchange] = set()
         self.draining = False
         self.cutting = False
-        self.closes = cfg.keepalive <= 0
+        self.no_keepalive = cfg.keepalive <= 0
         self.body_timeout = cfg.body_timeout or None
         self.body_limit = cfg.limit_request_body or 1 << 62
         self.wear = Wear(cfg, time.monotonic())
         self.access = AccessLog(cfg, worker.log, worker.fields)
-        self.told: BaseException | None = None  # what is on record already
+        self.told: BaseException | None = None  # what uvicorn need not put on record
         self._hurry = hurry
         self._lanes = list(range(LANES - 1, 0, -1))  # 0 would say that it hears nobody meanwhile
-        told = bool(cfg.forwarded_allow_ips and cfg.forwarded_headers)
-        trust = Trust(cfg.forwarded_allow_ips)
-        self._forwarded = Forwarded(trust, cfg.forwarded_headers) if told else None
         self._prefix = secrets.token_hex(5)
         self._called = self._errors = self._sent = 0
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         kind = Conversation if scope["type"] == "websocket" else Exchange
         await kind(self, scope, receive, send).run()
 
@@ -111,75 +109,6 @@ class Reception:
         """The WebSockets."""
         return (one for one in list(self.in_hand) if isinstance(one, Conversation))
 
-    # ---- what a scope says
-
-    def settle(self, scope: dict[str, Any]) -> int:
-        """Complete the scope, by our configuration and by what a proxy told.
-
-        Return the status to refuse it with, or 0.
-        """
-        cfg = self.worker.cfg
-        headers = scope["headers"]
-        told: dict[str, str] = {}
-        expected = 0
-        for name, value in headers:
-            if len(name) + len(value) + 2 > cfg.limit_request_field_size:
-                return 431
-            if name == b"content-length":
-                expected = int(value)
-            elif place := FROM_PROXIES.get(name):
-                text = value.decode("latin-1")
-                told[place] = f"{told[place]},{text}" if place in told else text
-        scope["state"] = self.state.copy()
-        raw = raw_path(scope)
-        mount = root = cfg.script_name
-        if told and self._forwarded is not None:
-            root = _apply(self._forwarded, scope, told, root)
-        if root:
-            path = scope["path"]
-            if mount and f"{path}/".startswith(f"{mount}/"):
-                path, raw = path[len(mount) :], raw[len(mount) :]
-            prefix = root if self.paths_have_prefix else ""
-            scope["root_path"], scope["path"] = root, prefix + path
-            raw = prefix.encode() + raw
-        scope["raw_path"] = raw
-        if len(headers) > cfg.limit_request_fields:
-            return 431
-        if len(raw) + len(scope["query_string"]) + 16 > cfg.limit_request_line:
-            return 414
-        return 413 if expected > self.body_limit else 0
-
-
-def raw_path(scope: dict[str, Any]) -> bytes:
-    """The path as it came, still quoted; some protocols of uvicorn before 0.18 have it as text."""
-    raw: bytes | str = scope.get("raw_path") or b""
-    return raw.encode("latin-1") if isinstance(raw, str) else raw
-
-
-def _apply(
-    forwarded: Forwarded, scope: dict[str, Any], told: dict[str, str], script_name: str
-) -> str:
-    """Change the scope as a trusted proxy told; return where the app is mounted."""
-    address, port = scope["client"] or ("", 0)
-    encrypted = scope["scheme"] in ("https", "wss")
-    environ: dict[str, Any] = {
-        **told,
-        "REMOTE_ADDR": address,
-        "REMOTE_PORT": str(port),
-        "wsgi.url_scheme": "https" if encrypted else "http",
-        "SCRIPT_NAME": script_name,
-    }
-    forwarded.apply(environ)
-    if environ["REMOTE_ADDR"] != address:
-        scope["client"] = (environ["REMOTE_ADDR"], int(environ["REMOTE_PORT"] or 0))
-    plain = "ws" if scope["type"] == "websocket" else "http"
-    scope["scheme"] = f"{plain}s" if environ["wsgi.url_scheme"] == "https" else plain
-    if host := environ.get("HTTP_HOST"):
-        others = [header for header in scope["headers"] if header[0] != b"host"]
-        scope["headers"] = [(b"host", host.encode("latin-1")), *others]
-    root: str = environ["SCRIPT_NAME"]
-    return root
-
 
 class Exchange:
     """One request and its answer, between uvicorn and the app.
@@ -187,7 +116,7 @@ class Exchange:
     It is what hooks get as request and as response, and what the app's log records refer to.
     """
 
-    def __init__(self, house: Reception, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    def __init__(self, house: Reception, scope: Scope, receive: Any, send: Any) -> None:
         self.house = house
         self.scope = scope
         self.started = time.monotonic()
@@ -215,19 +144,18 @@ class Exchange:
         house = self.house
         house.enter(self)
         try:
-            if refusal := house.settle(self.scope):
+            self.scope["state"] = house.state.copy()
+            if refusal := house.scopes.settle(self.scope):
                 await self.refuse(refusal)
                 return
             house.worker.hooks.pre_request(house.worker, self)
             await house.app(self.scope, self.receive, self.send)
             self.check()
-        except asyncio.CancelledError:
-            if house.cutting and not self.status:
-                await self.refuse(503)
-            else:
-                raise
         except BaseException as error:  # noqa: BLE001 (anything may come out of app code)
-            await self.fail(error)
+            if house.cutting and isinstance(error, asyncio.CancelledError):
+                await self.cut(error)
+            else:
+                await self.fail(error)
         finally:
             house.leave(self)
 
@@ -241,20 +169,30 @@ class Exchange:
         """The app failed: a 500 if nothing has left yet, a broken connection otherwise."""
         if self._left and type(error).__name__ in LEFT:
             return
-        self.failure = self.house.told = error
+        self.failure = error
         if not self.status:
             await self.refuse(500)
         elif not self._complete:
-            raise error  # so that uvicorn breaks the connection
+            self.tear(error)
+
+    async def cut(self, error: BaseException) -> None:
+        """There is no time left for it."""
+        if not self.status:
+            await self.refuse(503)
+        elif not self._complete:
+            self.tear(error)
+
+    def tear(self, error: BaseException) -> None:
+        """Have uvicorn break the connection, without a word in its log."""
+        self.house.told = error
+        raise error
 
     async def refuse(self, status: int) -> None:
-        """Answer in the app's place, and close."""
+        """Answer in the app's place, and close, but not before a body that is on its way."""
         body = REASONS[status]
-        headers = [
-            (b"content-type", b"text/plain"),
-            (b"content-length", b"%d" % len(body)),
-            CLOSE,
-        ]
+        headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+        if status != 413:
+            headers.append(CLOSE)
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -294,7 +232,7 @@ class Exchange:
         kind = message["type"]
         if kind == "http.response.start":
             house.tell_time()
-            if house.draining or house.closes:
+            if house.draining or house.no_keepalive:
                 message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
             await self._send(message)
             self.status, self.answered = message["status"], time.monotonic()
@@ -322,9 +260,9 @@ class Conversation(Exchange):
     async def fail(self, error: BaseException) -> None:
         if self._closing or (self._left and type(error).__name__ in LEFT):
             return
-        self.failure = self.house.told = error
+        self.failure = error
         self.status = self.status or 500
-        raise error
+        self.tear(error)
 
     async def close(self) -> None:
         """The service restarts: say so to the client, and then to the app."""
@@ -367,5 +305,6 @@ class Silence(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[1] is self._house.told is not None:
+            self._house.told = None  # nor keep its frames
             return False
         return not record.getMessage().startswith("Invalid HTTP request")

@@ -1,10 +1,12 @@
 """What every worker is: a process with a slot on the scoreboard that drains when it is told to."""
 
 import faulthandler
+import io
 import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,7 +15,7 @@ from signal import Signals
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from prefork_sd import applog, cgroups, journal, process
+from prefork_sd import applog, cgroups, journal, process, signals
 from prefork_sd.config import Config
 from prefork_sd.errors import AppImportError, ConfigError, ExitCode, PreforkError, Problem
 from prefork_sd.hooks import Hooks
@@ -38,6 +40,30 @@ WORKER_CLASSES = {
 }
 
 MEANT_FOR_THE_ARBITER = (signal.SIGHUP, signal.SIGWINCH)
+
+
+def let_fork() -> None:
+    """Have a child that the app forks be no worker: it dies of a signal like anybody else.
+
+    Signals are held back meanwhile: CPython forgets those that come before a child is set up.
+    """
+    masks: dict[int, set[signal.Signals]] = {}  # by thread
+
+    def before() -> None:
+        everything = signal.valid_signals()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, everything)
+        masks[threading.get_ident()] = {one for one in mask if isinstance(one, signal.Signals)}
+
+    def go_on() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(threading.get_ident(), set()))
+
+    def in_child() -> None:
+        signals.forget(unblock=False)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.disable()
+        go_on()
+
+    os.register_at_fork(before=before, after_in_parent=go_on, after_in_child=in_child)
 
 
 class Worker:
@@ -111,6 +137,8 @@ class Worker:
             os.environ.pop(name, None)
         self.init_signals()
         process.die_with_parent(self.ppid, signal.SIGTERM)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what is printed shall not die with us
+            sys.stdout.reconfigure(line_buffering=True)
         process.set_title(f"prefork-sd: worker [{self.proc_name}]")
         try:
             self.hooks.post_fork(self.server, self)
@@ -190,6 +218,7 @@ class Worker:
         """
         self.signals = SignalQueue()
         self.signals.install(())
+        let_fork()
         faulthandler.disable()  # else `enable` would leave the handlers as they are
         signal.signal(signal.SIGINT, self.handle_quit)
         signal.signal(signal.SIGQUIT, self.handle_quit)
@@ -214,6 +243,8 @@ class Worker:
 
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
         self.alive = False
+        if os.getppid() != self.ppid:  # nobody else is left to bound the drain
+            signal.setitimer(signal.ITIMER_REAL, self.cfg.graceful_timeout or 1.0)
 
     def handle_quit(self, signum: int, frame: FrameType | None) -> None:
         self.alive = False

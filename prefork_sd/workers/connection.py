@@ -18,7 +18,7 @@ from prefork_sd.config import Config
 from prefork_sd.wsgi import Environ, FileSlice, Piece, Response
 
 RECEIVE = 65536  # bytes taken by one recv(2)
-SLICE = 1 << 20  # bytes sent by one sendfile(2)
+SLICE, SLICES = 1 << 20, 8  # bytes sent by one sendfile(2); how many before others' turn
 LINGER_NOT = struct.pack("ii", 1, 0)  # l_onoff, l_linger of socket(7)
 IOV_MAX = 1024  # of one writev(2)
 LONGEST_WAIT = 1e6  # seconds that poll(2) can wait, and some reserve
@@ -262,8 +262,10 @@ class Connection:
         return True
 
     def _send_file(self, part: FileSlice) -> bool:
-        """Send from a file; True when it is all sent."""
-        while part.left > 0:
+        """Send from a file, a few slices at a time; True when it is all sent."""
+        for _ in range(SLICES):
+            if part.left == 0:
+                break
             try:
                 sent = os.sendfile(self.fd, part.fd, part.offset, min(part.left, SLICE))
             except BlockingIOError:
@@ -272,7 +274,7 @@ class Connection:
                 raise ConnectionAbortedError("the file shrank while it was being sent")
             part.offset += sent
             part.left -= sent
-        return True
+        return part.left == 0
 
     def refuse(self, answer: bytes) -> None:
         """Send a last, whole answer as far as the socket takes it, and say that no more follows."""

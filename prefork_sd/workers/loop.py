@@ -180,9 +180,14 @@ class LoopWorker(Worker):
         return connection.served > 0
 
     def cannot_accept(self, error: OSError) -> None:
-        """Out of descriptors or memory: wait a little, and let others accept."""
-        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+        """Out of descriptors or memory: wait a little, and let others accept.
+
+        What else may happen is the fault of that connection or of the network: accept(2).
+        """
+        if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
             raise error
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            return
         self.log.error("cannot accept a connection: %s", error, extra=self.fields())
         self.stop_accepting()
         self.accept_again = time.monotonic() + PAUSE
@@ -401,7 +406,8 @@ class LoopWorker(Worker):
         duration = time.monotonic() - request.started
         self.tmp.observe(response.status, duration)
         if self.access.wants(response, duration):
-            self.access.record(connection.remote[0], request, response, duration)
+            remote = (request.environ or {}).get("REMOTE_ADDR", "")
+            self.access.record(remote, request, response, duration)
         if self.wear.worn(self.requests):
             self.tire()
 

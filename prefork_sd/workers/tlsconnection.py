@@ -15,6 +15,7 @@ from prefork_sd import http1
 from prefork_sd.workers.connection import RECEIVE, SLICE, Connection, taken
 from prefork_sd.wsgi import Environ, FileSlice, Piece
 
+RECORD = 16384  # bytes that one record has at most: RFC 8446, 5.1
 AT_ONCE = 65536  # bytes of a response that are encrypted before the kernel gets them
 MOST_UNASKED = 65536  # bytes with which the layer answers a client by itself and that it must read
 NO_TLS = ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST")  # what OpenSSL calls a client without TLS
@@ -109,7 +110,7 @@ class TlsConnection(Connection):
         before = len(self.buffer)
         with suppress(ssl.SSLWantReadError):
             while True:
-                data = self._tls.read(RECEIVE)
+                data = self._tls.read(RECORD)
                 self.buffer += data
                 if not data:
                     self.ended = True

@@ -1,51 +1,25 @@
-"""A worker and its clients: slow ones, rude ones, many of them; limits, deadlines and the end."""
+"""A worker and its clients: rude ones, slow ones, many of them; limits and records."""
 
+import errno
 import os
-import select
+import socket
 import struct
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from signal import SIGABRT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1
 from socket import SO_LINGER, SOL_SOCKET
+from typing import ClassVar
 
 import pytest
 
 from prefork_sd.hooks import Hooks
 from prefork_sd.workers.sync import SyncWorker
+from tests.http.apps import MIB, TEXT, at, big, hello, hourglass
 from tests.http.conftest import Serve
-from tests.http.serving import App, Client, Environ, Gate, Served, StartResponse, Wire
-
-TEXT = [("Content-Type", "text/plain")]
-MIB = 1 << 20
-
-
-def hello(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    start_response("200 OK", TEXT)
-    return [environ["PATH_INFO"].encode()]
-
-
-def at(gate: Gate, wire: Wire) -> App:
-    """An app that says where it is, and waits at the gate; but for /free."""
-
-    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/free":
-            wire.say(environ["PATH_INFO"])
-            gate.wait()
-        return hello(environ, start_response)
-
-    return app
-
-
-def hourglass(serve: Serve, seconds: float) -> None:
-    """Return when that time has passed, as another worker's clock says."""
-    client = serve(hello, head_timeout=seconds).connect()
-    client.send(b"GET")
-    assert client.reply().status == 408
-
+from tests.http.serving import Environ, Gate, Served, StartResponse, Wire
 
 # ---- limits
+
 
 START = b"GET / HTTP/1.1\r\nHost: a\r\n"
 FIELD = START + b"X: %b\r\n\r\n"
@@ -105,133 +79,7 @@ def test_a_last_response_reaches_a_client_that_has_sent_more(serve: Serve, gate:
     wire.close()
 
 
-# ---- deadlines
-
-
-@pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\n"])
-def test_a_slow_head_is_a_408(serve_sync: Serve, part: bytes) -> None:
-    client = serve_sync(hello, head_timeout=1).connect()
-    client.send(part)
-    assert client.reply().status == 408
-    assert client.rest() == b""
-
-
-def test_a_slow_head_on_a_kept_connection_is_a_408(serve_sync: Serve) -> None:
-    client = serve_sync(hello, head_timeout=1).connect()
-    client.get()
-    client.send(b"G")
-    assert client.reply().status == 408
-
-
-def test_a_dripping_head_does_not_gain_time(serve_sync: Serve) -> None:
-    client = serve_sync(hello, head_timeout=1).connect()
-    client.send(b"GET / HTTP/1.1\r\nX: ")
-    drops = 0
-    while not select.select([client.sock], [], [], 0.1)[0]:
-        client.send(b"x")
-        drops += 1
-    assert 5 <= drops <= 50
-    assert client.reply().status == 408
-
-
-def test_each_pipelined_head_has_its_own_deadline(serve_sync: Serve) -> None:
-    """A client that is always in the middle of a head, but never for long."""
-    client = serve_sync(hello, head_timeout=1).connect()
-    client.send(b"GET /0 HTTP/1.1\r\n")
-    end = time.monotonic() + 2.5
-    number = 0
-    while time.monotonic() < end:
-        client.send(b"Host: a\r\n\r\nGET /%d HTTP/1.1\r\n" % (number + 1))
-        assert client.reply().text == f"/{number}"
-        number += 1
-
-
-def test_a_slow_body_is_a_408(serve_sync: Serve) -> None:
-    client = serve_sync(hello, body_timeout=1).connect()
-    client.request("PUT", "/", "Content-Length: 10")
-    assert client.reply().status == 408
-    assert client.rest() == b""
-
-
-def test_a_client_that_says_nothing_is_closed_without_a_word(serve_sync: Serve) -> None:
-    assert serve_sync(hello, head_timeout=1).connect().rest() == b""
-
-
-def test_an_idle_client_is_closed_without_a_word(serve_sync: Serve) -> None:
-    client = serve_sync(hello, keepalive=1).connect()
-    client.get()
-    assert client.rest() == b""
-
-
-def test_a_client_that_reads_nothing_is_left(serve: Serve, wire: Wire) -> None:
-    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
-        start_response("200 OK", TEXT)
-        try:
-            while True:
-                yield bytes(MIB)
-        finally:
-            wire.say("closed")
-
-    client = serve(app, send_timeout=1).connect(buffer=4096)
-    client.request("GET", "/")
-    assert wire.hear() == "closed"
-
-
-@pytest.mark.parametrize("send_timeout", [1, 0])
-def test_an_app_that_writes_to_a_slow_client_waits(serve: Serve, send_timeout: float) -> None:
-    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        write = start_response("200 OK", TEXT)
-        for _ in range(16):
-            write(bytes(MIB))
-        return []
-
-    client = serve(app, send_timeout=send_timeout).connect(buffer=65536)
-    client.request("GET", "/")
-    assert len(client.reply().body) == 16 * MIB
-
-
-def test_an_app_that_takes_its_time_does_not_cost_its_client(
-    serve_sync: Serve, gate: Gate, wire: Wire
-) -> None:
-    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
-        start_response("200 OK", TEXT)
-        yield b"a"
-        wire.say("waits")
-        gate.wait()
-        yield b"b"
-
-    client = serve_sync(app, send_timeout=1, head_timeout=1).connect()
-    client.request("GET", "/")
-    assert wire.hear() == "waits"
-    hourglass(serve_sync, 2)
-    gate.open()
-    assert client.reply().text == "ab"
-
-
-def test_a_request_that_came_in_time_is_served_after_a_long_one(
-    serve_sync: Serve, gate: Gate, wire: Wire
-) -> None:
-    served = serve_sync(at(gate, wire), head_timeout=1, keepalive=1)
-    new, kept, busy = served.connect(), served.connect(), served.connect()
-    assert kept.get("/free").status == 200
-    busy.request("GET", "/busy")
-    assert wire.hear() == "/busy"
-    new.request("GET", "/free")
-    kept.request("GET", "/free")
-    hourglass(serve_sync, 2)
-    gate.open()
-    for client in (busy, new, kept):
-        assert client.reply().status == 200
-
-
 # ---- slow clients and many clients
-
-
-def big(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    if environ["PATH_INFO"] == "/big":
-        start_response("200 OK", TEXT)
-        return [b"x" * (10 * MIB)]
-    return hello(environ, start_response)
 
 
 def test_a_fast_client_does_not_notice_slow_ones(serve: Serve) -> None:
@@ -387,212 +235,6 @@ def test_large_bodies_and_responses_do_not_grow_the_worker(serve: Serve) -> None
     assert resident(served) - before < 40 * MIB
 
 
-# ---- threads
-
-
-def test_as_many_requests_run_as_there_are_threads(
-    serve_threads: Serve, gate: Gate, wire: Wire
-) -> None:
-    served = serve_threads(at(gate, wire), threads=4)
-    clients = [served.connect() for _ in range(6)]
-    for number, client in enumerate(clients):
-        client.request("GET", f"/{number}")
-    running = {wire.hear() for _ in range(4)}
-    assert len(running) == 4
-    assert {f"/{one.path.strip('/')}" for one in served.slot.in_hand()} == running
-    gate.open(2)
-    running |= {wire.hear() for _ in range(2)}
-    assert len(running) == 6
-    gate.open(4)
-    assert [client.reply().text for client in clients] == [f"/{number}" for number in range(6)]
-
-
-def test_a_request_in_hand_is_on_the_scoreboard(serve: Serve, gate: Gate, wire: Wire) -> None:
-    served = serve(at(gate, wire), timeout=60)
-    client = served.connect()
-    begun = time.monotonic()
-    client.request("GET", "/report?secret")
-    wire.hear()
-    [request] = served.slot.in_hand()
-    assert (request.method, request.path) == ("GET", "/report")
-    assert begun <= request.since <= time.monotonic()
-    assert served.slot.deadline < time.monotonic() + 120
-    gate.open()
-    client.reply()
-    assert served.slot.in_hand() == []
-
-
-def test_one_hung_request_does_not_take_its_siblings(
-    serve_threads: Serve, gate: Gate, wire: Wire
-) -> None:
-    released = Gate()
-
-    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        wire.say(environ["PATH_INFO"])
-        (gate if environ["PATH_INFO"] == "/hangs" else released).wait()
-        return hello(environ, start_response)
-
-    served = serve_threads(app, threads=2, timeout=1)
-    hung, sibling = served.connect(), served.connect()
-    hung.request("GET", "/hangs")
-    assert wire.hear() == "/hangs"
-    hourglass(serve_threads, 0.3)
-    sibling.request("GET", "/sibling")
-    assert wire.hear() == "/sibling"
-    served.wait_for(lambda: served.slot.hung)
-    served.wait_for(lambda: served.slot.draining)
-    assert "serving.py" in served.words.read()
-    assert "/hangs" in [request.path for request in served.slot.in_hand()]
-    released.open()
-    assert sibling.reply().text == "/sibling"
-    gate.open()
-    assert hung.reply().text == "/hangs"  # late, but it came
-    assert served.exit().status == 0
-    released.close()
-
-
-def test_a_long_stream_is_not_a_hung_request(serve: Serve, gate: Gate, wire: Wire) -> None:
-    """Each block comes well within the timeout, all of them do not."""
-
-    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
-        start_response("200 OK", TEXT)
-        for _ in range(4):
-            gate.wait()
-            yield b"x"
-
-    served = serve(app, timeout=2)
-    client = served.connect()
-    client.request("GET", "/")
-    for number in range(4):
-        hourglass(serve, 0.5)
-        gate.open()
-        if number == 0:
-            client.head()
-        assert client.chunk() == b"x"
-    assert client.chunk() == b""
-    assert not served.slot.hung
-
-
-# ---- the end
-
-
-def nobody_took(client: Client, served: Served) -> bool:
-    """Whether the connection still waits at the listener: for another worker."""
-    sock, address = served.listener.sock.accept()
-    sock.close()
-    return bool(address == client.sock.getsockname())
-
-
-def test_term_finishes_what_is_in_hand_and_accepts_nothing(
-    serve: Serve, gate: Gate, wire: Wire
-) -> None:
-    served = serve(at(gate, wire))
-    busy, idle, silent = served.connect(), served.connect(), served.connect()
-    idle.get("/free")
-    busy.request("GET", "/busy")
-    assert wire.hear() == "/busy"
-    served.signal(SIGTERM)
-    served.wait_for(lambda: served.slot.draining or served.kind.inline)
-    late = served.connect()
-    late.request("GET", "/late")
-    gate.open()
-    assert busy.reply().text == "/busy"
-    for client in (busy, idle, silent):
-        assert client.rest() == b""
-    assert served.exit().status == 0
-    assert nobody_took(late, served)
-
-
-def test_an_idle_client_that_still_sends_is_answered_during_a_drain(serve: Serve) -> None:
-    served = serve(hello)
-    client = served.connect()
-    client.get()
-    served.signal(SIGTERM)
-    served.wait_for(lambda: served.slot.draining)
-    assert client.get("/still")["Connection"] == "close"
-    assert client.rest() == b""
-    client.close()
-    assert served.exit().status == 0
-
-
-def test_a_body_that_is_under_way_is_waited_for_during_a_drain(serve: Serve) -> None:
-    served = serve(hello)
-    client = served.connect()
-    client.request("PUT", "/upload", "Expect: 100-continue", "Content-Length: 2")
-    assert client.reply().status == 100
-    served.signal(SIGTERM)
-    served.wait_for(lambda: served.slot.draining)
-    client.send(b"ab")
-    assert client.reply().text == "/upload"
-    assert client.rest() == b""
-    client.close()
-    assert served.exit().status == 0
-
-
-def test_a_slow_reader_gets_everything_during_a_drain(serve: Serve) -> None:
-    served = serve(big)
-    client = served.connect(buffer=4096)
-    client.request("GET", "/big")
-    client.head()
-    served.signal(SIGTERM)
-    served.wait_for(lambda: served.slot.draining)
-    assert len(client.take(10 * MIB)) == 10 * MIB
-    assert client.rest() == b""
-    assert served.exit().status == 0
-
-
-def test_term_twice_is_term_once(serve: Serve, gate: Gate, wire: Wire) -> None:
-    served = serve(at(gate, wire))
-    client = served.connect()
-    client.request("GET", "/busy")
-    wire.hear()
-    served.signal(SIGTERM)
-    served.signal(SIGTERM)
-    gate.open()
-    assert client.reply().text == "/busy"
-    client.close()
-    assert served.exit().status == 0
-
-
-@pytest.mark.parametrize("signum", [SIGINT, SIGQUIT])
-def test_quit_leaves_at_once(serve: Serve, gate: Gate, wire: Wire, signum: int) -> None:
-    hooks = Hooks(
-        worker_int=lambda worker: wire.say("int"),
-        worker_exit=lambda server, worker: wire.say("exit"),
-    )
-    served = serve(at(gate, wire), hooks=hooks)
-    client = served.connect()
-    client.request("GET", "/busy")
-    wire.hear()
-    assert served.stop(signum).status == 0
-    assert wire.rest() == ["int", "exit"]
-    assert client.rest() == b""
-
-
-def test_quit_leaves_even_if_a_hook_fails(serve_sync: Serve) -> None:
-    hooks = Hooks(worker_int=lambda worker: sys.exit(5), worker_exit=lambda server, worker: 1 / 0)
-    assert serve_sync(hello, hooks=hooks).stop(SIGQUIT).status == 0
-
-
-def test_abort_leaves_its_stacks_behind(serve: Serve, gate: Gate, wire: Wire) -> None:
-    hooks = Hooks(worker_abort=lambda worker: wire.say("abort"))
-    served = serve(at(gate, wire), hooks=hooks)
-    served.connect().request("GET", "/busy")
-    assert wire.hear() == "/busy"
-    assert served.stop(SIGABRT).status == 128 + SIGABRT
-    assert wire.rest() == ["abort"]
-    words = served.words.read()
-    assert "Fatal Python error: Aborted" in words
-    assert " in app\n" in words
-
-
-@pytest.mark.parametrize("signum", [SIGHUP, SIGUSR1])
-def test_signals_for_the_arbiter_do_nothing_to_a_worker(serve_sync: Serve, signum: int) -> None:
-    served = serve_sync(hello)
-    served.signal(signum)
-    assert served.get().status == 200
-
-
 # ---- counting and records
 
 
@@ -682,3 +324,59 @@ def test_a_reset_at_any_moment_costs_nobody(serve: Serve, gate: Gate, wire: Wire
     assert served.get("/free").status == 200
     assert served.stop().status == 0
     assert not [line for line in served.log.rest() if line.startswith("ERROR")]
+
+
+def test_a_large_file_leaves_a_turn_to_others(serve_sync: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(64 << 30)
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/large":
+            start_response("200 OK", TEXT)
+            body: Iterable[bytes] = environ["wsgi.file_wrapper"](path.open("rb"))
+            return body
+        return hello(environ, start_response)
+
+    served = serve_sync(app)
+    large = served.connect()
+    large.request("GET", "/large")
+    assert large.head()["Content-Length"] == str(64 << 30)
+    with served.reading(large):
+        for _ in range(3):
+            assert served.get("/other").text == "/other"
+
+
+class FlakySocket:
+    """A listener of which two accepts fail, as accept(2) says they may."""
+
+    errors: ClassVar = [errno.EPROTO, errno.EMFILE]
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.family = sock.family
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def _accept(self) -> object:
+        if self.errors:
+            raise OSError(self.errors.pop(), "on purpose")
+        return self.sock._accept()  # type: ignore[attr-defined]
+
+
+class Flaky(SyncWorker):
+    def prepare(self) -> None:
+        for listener in self.sockets:
+            listener.sock = FlakySocket(listener.sock)  # type: ignore[assignment]
+        super().prepare()
+
+
+def test_an_accept_that_fails_costs_a_moment_and_no_client(serve_sync: Serve) -> None:
+    served = serve_sync(hello, worker=Flaky)
+    for _ in range(3):
+        assert served.get().status == 200
+    assert served.log.hear().startswith("ERROR cannot accept a connection")

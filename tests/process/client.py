@@ -11,7 +11,10 @@ PATIENCE = 10.0  # seconds for an answer
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole response: `body` has all the bytes that its head promised."""
+    """A whole response: `body` has all the bytes that its head promised.
+
+    The names of its headers are written like "Content-Type".
+    """
 
     status: int
     body: bytes
@@ -59,7 +62,8 @@ class Client:
     def answer(self) -> Answer:
         """Raises OSError or http.client.HTTPException when there is none, or not all of it."""
         response: HTTPResponse = self._connection.getresponse()
-        return Answer(response.status, response.read(), dict(response.getheaders()))
+        headers = {name.title(): value for name, value in response.getheaders()}
+        return Answer(response.status, response.read(), headers)
 
     def get(self, path: str = "/") -> Answer:
         return self.send(path).answer()

@@ -573,4 +573,4 @@ def test_run_ends_the_workers_when_the_start_fails(make: MakeStage) -> None:
     assert stage.arbiter.run() == ExitCode.APP_LOAD_ERROR
     assert len(stage.signals(SIGQUIT)) == 2
     last = stage.heard()[-1]
-    assert (last["ERRNO"], "STATUS" in last) == ("4", True)
+    assert (last["ERRNO"], "STATUS" in last) == (str(errno.EINVAL), True)

@@ -74,7 +74,14 @@ def test_what_a_client_wrote_itself_is_behind_the_first_stranger() -> None:
     ],
 )
 def test_nonsense_changes_nothing(field: str, value: str) -> None:
-    assert told("127.0.0.1", **{field: value}) == told("127.0.0.1") | {field: value}
+    assert told("127.0.0.1", ALL, **{field: value}) == told("127.0.0.1") | {field: value}
+
+
+def test_a_proxy_that_got_it_without_tls_says_so_behind_tls() -> None:
+    for scheme, rest in (("http", {}), ("https", {"HTTPS": "on"})):
+        environ = told("", ALL, HTTPS="on", HTTP_X_FORWARDED_PROTO=scheme)
+        assert environ["wsgi.url_scheme"] == scheme
+        assert {key: environ[key] for key in environ.keys() & {"HTTPS"}} == rest
 
 
 def test_rfc_7239() -> None:

@@ -72,6 +72,33 @@ def test_a_service_becomes_units_with_links_for_the_boot(
     assert f"SourcePath={etc / 'shop.yaml'}" in (late / "shop.service").read_text()
 
 
+TLS = "bind: 8000\ntls_bind: 8443\ntls_certificate: /c\ntls_key: /k\n"
+
+
+@pytest.mark.parametrize("problem", ["", "wrokers: 3\n"])
+def test_every_socket_is_wanted_even_of_a_broken_file(
+    generate: Generate, etc: Path, late: Path, problem: str
+) -> None:
+    (etc / "shop.yaml").write_text(GOOD + problem + TLS)
+    generate()
+    assert files(late) == [
+        "multi-user.target.wants/shop.service",
+        "shop-tls.socket",
+        "shop.service",
+        "shop.socket",
+        "sockets.target.wants/shop-tls.socket",
+        "sockets.target.wants/shop.socket",
+    ]
+
+
+def test_two_services_cannot_have_one_socket(generate: Generate, etc: Path, late: Path) -> None:
+    (etc / "shop.yaml").write_text(GOOD + TLS)
+    (etc / "shop-tls.yaml").write_text(GOOD)
+    assert "shop-tls.socket belongs to the service of that name" in generate().stderr
+    assert "FileDescriptorName=http\n" in (late / "shop-tls.socket").read_text()
+    assert not (late / "shop.service").exists()
+
+
 def test_running_again_is_fine(generate: Generate, etc: Path, late: Path) -> None:
     (etc / "shop.yaml").write_text(GOOD)
     generate()

@@ -275,6 +275,26 @@ def test_disagreements_name_both(tmp_path: Path, stack: ExitStack) -> None:
     assert len(disagreements([f"[::1]:{tcp.server_port}"], [tcp])) == 2
 
 
+def test_disagreements_about_tls(stack: ExitStack) -> None:
+    plain = stack.enter_context(closing(bind("127.0.0.1:0", 5)))
+    secret = stack.enter_context(closing(bind("127.0.0.1:0", 5, "https")))
+    assert disagreements([secret.address], [plain, secret], "https") == []
+    assert disagreements([plain.address], [plain, secret], "https") == [
+        f'tls_bind names "{plain.address}", which systemd did not open; it opened {secret.address}',
+        f"systemd opened {secret.address}, which tls_bind does not name; it names {plain.address}",
+    ]
+    assert disagreements([secret.address], [plain], "https") == [
+        f'tls_bind names "{secret.address}", which systemd did not open; '
+        "it opened none of that name"
+    ]
+
+
+def test_the_port_of_a_unix_socket(tmp_path: Path, stack: ExitStack) -> None:
+    for name, port in (("http", "80"), ("https", "443")):
+        listener = stack.enter_context(closing(bind(str(tmp_path / name), 5, name)))
+        assert (listener.server_name, listener.server_port) == ("localhost", port)
+
+
 @pytest.mark.parametrize(("only", "count"), [(0, 0), (1, 2)])
 def test_a_dual_stack_listener_serves_ipv4(stack: ExitStack, only: int, count: int) -> None:
     sock = stack.enter_context(socket.socket(socket.AF_INET6))

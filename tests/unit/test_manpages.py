@@ -4,6 +4,7 @@ import argparse
 import re
 import shutil
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -147,4 +148,13 @@ def test_the_architecture_names_every_module() -> None:
     modules = [path.relative_to(house) for path in house.rglob("*.py")]
     rooms = {"http1/" if path.parts[0] == "http1" else str(path) for path in modules}
     rooms -= {"__init__.py", "workers/__init__.py"}
-    assert [name for name in sorted(rooms) if f"`{name}`" not in guide] == []
+    named = re.findall(r"`([\w/*]+(?:\.py|/))`", guide)
+    assert [room for room in sorted(rooms) if not any(fnmatch(room, one) for one in named)] == []
+
+
+def test_every_metric_is_described() -> None:
+    guide = (DOCS / "monitoring.md").read_text(encoding="utf-8")
+    source = (TOP / "prefork_sd" / "vitals.py").read_text(encoding="utf-8")
+    names = re.findall(r'(?:metrics\.\w+|Family)\(\s*"(\w+)"', source)
+    assert names
+    assert [name for name in names if f"`prefork_sd_{name}" not in guide] == []

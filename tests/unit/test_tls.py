@@ -12,6 +12,8 @@ import pytest
 from prefork_sd import tls
 from prefork_sd.config import Config, build
 from prefork_sd.errors import ConfigError
+from prefork_sd.release import left_behind
+from prefork_sd.units import MISSING
 from prefork_sd.workers.tlsconnection import name_of
 from tests.certificates import Pair, make
 
@@ -96,6 +98,32 @@ def test_settings_that_make_no_sense(values: dict[str, object], problem: str) ->
 
 def test_without_tls_there_is_no_context() -> None:
     assert tls.context(Config(), pytest.fail) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "command"),
+    [
+        ({}, {"bind": "8000"}, "systemctl restart shop.socket"),
+        ({}, {"tls_bind": BIND}, "systemctl stop shop.socket && systemctl restart shop"),
+        ({"bind": "80"}, {"bind": "80", "tls_bind": BIND}, "systemctl restart shop.socket"),
+        ({"tls_bind": BIND}, {"tls_bind": "443"}, "systemctl restart shop-tls.socket"),
+        (
+            {"bind": "80", "tls_bind": BIND},
+            {"bind": "80"},
+            "systemctl stop shop-tls.socket && systemctl restart shop.socket",
+        ),
+    ],
+)
+def test_a_reload_opens_no_sockets_and_says_what_does(
+    old: dict[str, object], new: dict[str, object], command: str
+) -> None:
+    files = {"tls_certificate": "/c", "tls_key": "/k"}
+
+    def config(values: dict[str, object]) -> Config:
+        return build({"app": "a:b", **values, **(files if "tls_bind" in values else {})})
+
+    (sentence,) = left_behind(config(old), config(new), "shop")
+    assert sentence.endswith(f"this does: systemctl daemon-reload && {command}")
 
 
 # ---- what is taken
@@ -233,9 +261,7 @@ def test_what_may_be_read_is_read_itself(other: Pair) -> None:
 @pytest.mark.usefixtures("copies")
 def test_copies_of_what_may_not_be_read(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid(monkeypatch, "/secret/key", "/secret/ca")
-    made(
-        tls_certificate=str(pair.certificate), tls_key="/secret/key", tls_client_ca="/secret/ca"
-    )
+    made(tls_certificate=str(pair.certificate), tls_key="/secret/key", tls_client_ca="/secret/ca")
 
 
 @pytest.mark.usefixtures("copies")
@@ -255,6 +281,15 @@ def test_without_a_copy_the_file_itself_is_blamed(
     forbid(monkeypatch, str(tmp_path / "key"))
     said = refused(tls_certificate=str(pair.certificate), tls_key=str(tmp_path / "key"))
     assert said.startswith(f"tls_key: {tmp_path}/key cannot be read")
+
+
+def test_systemd_tells_of_a_missing_file(
+    pair: Pair, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copies / "tls_key").write_text(MISSING)
+    forbid(monkeypatch, "/secret/key")
+    said = refused(tls_certificate=str(pair.certificate), tls_key="/secret/key")
+    assert said == "tls_key: there is no /secret/key"
 
 
 # ---- its time

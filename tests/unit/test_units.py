@@ -18,6 +18,8 @@ TOO_NEW = {  # for the oldest systemd of ours, which says so and goes on
     "Unknown key 'RestartSteps' in section [Service], ignoring.",
     "Unknown key name 'RestartMaxDelaySec' in section 'Service', ignoring.",
     "Unknown key 'RestartMaxDelaySec' in section [Service], ignoring.",
+    "Unknown key name 'RefreshOnReload' in section 'Service', ignoring.",
+    "Unknown key 'RefreshOnReload' in section [Service], ignoring.",
     "Failed to parse boolean value, ignoring: private",
 }
 
@@ -72,6 +74,7 @@ def test_the_socket() -> None:
         "SocketMode": ["0660"],
         "SocketGroup": ["www-data"],
         "FileDescriptorName": ["http"],
+        "Service": ["shop.service"],
         "Backlog": ["2048"],
         "DirectoryMode": ["0755"],
         "NoDelay": ["yes"],
@@ -85,6 +88,57 @@ def test_sockets_of_the_yaml() -> None:
     assert (socket["SocketUser"], socket["Backlog"], socket["FreeBind"]) == (["me"], ["5"], ["yes"])
     _, text = units(bind="8000")
     assert "SocketGroup" not in directives(text, "Socket")
+
+
+TLS = {
+    "tls_bind": ["0.0.0.0:443", "/run/tls.sock"],
+    "tls_certificate": "/etc/ssl/100%.pem",
+    "tls_key": "/etc/ssl/private/shop.key",
+}
+
+
+def test_tls_has_a_socket_unit_of_its_own() -> None:
+    cfg = build({"app": "shop:app", "bind": "8000", **TLS})
+    texts = render("shop", cfg, source=SOURCE, templates=templates())
+    assert list(texts) == ["shop.service", "shop.socket", "shop-tls.socket"]
+    unit, service, install = (
+        directives(texts["shop.service"], section) for section in ("Unit", "Service", "Install")
+    )
+    both = ["shop.socket shop-tls.socket"]
+    assert (unit["Requires"], service["Sockets"], install["Also"]) == (both, both, both)
+    assert directives(texts["shop-tls.socket"], "Socket") == {
+        "ListenStream": ["0.0.0.0:443", "/run/tls.sock"],
+        "SocketMode": ["0660"],
+        "SocketGroup": ["www-data"],
+        "FreeBind": ["yes"],
+        "FileDescriptorName": ["https"],
+        "Service": ["shop.service"],
+        "Backlog": ["2048"],
+        "DirectoryMode": ["0755"],
+        "NoDelay": ["yes"],
+    }
+    assert directives(texts["shop-tls.socket"], "Unit")["SourcePath"] == [SOURCE]
+    assert directives(texts["shop.socket"], "Socket")["ListenStream"] == ["127.0.0.1:8000"]
+
+
+def test_with_tls_alone_there_is_no_other_socket() -> None:
+    cfg = build({"app": "shop:app", **TLS})
+    texts = render("shop", cfg, source=SOURCE, templates=templates())
+    assert list(texts) == ["shop.service", "shop-tls.socket"]
+    assert directives(texts["shop.service"], "Unit")["Requires"] == ["shop-tls.socket"]
+
+
+def test_the_files_of_tls_are_credentials() -> None:
+    cfg = build({"app": "shop:app", **TLS, "tls_client_ca": "credential:staff"})
+    text = render("shop", cfg, source=SOURCE, templates=templates())["shop.service"]
+    service = directives(text, "Service")
+    assert service["LoadCredential"] == [
+        "tls_certificate:/etc/ssl/100%%.pem",
+        "tls_key:/etc/ssl/private/shop.key",
+    ]
+    assert service["SetCredential"] == ["tls_certificate:missing", "tls_key:missing"]
+    assert service["RefreshOnReload"] == ["credentials"]
+    assert "RefreshOnReload" not in units()[0]
 
 
 def test_deadlines_and_user_come_from_the_yaml() -> None:
@@ -186,6 +240,7 @@ def test_words(text: str, quoted: str) -> None:
                 "Socket": {"KeepAlive": True},
             },
         },
+        {"bind": "8000", **TLS},
     ],
 )
 @pytest.mark.parametrize("source", [SOURCE, "/srv/a b/100%/shop.yaml"])
@@ -193,11 +248,12 @@ def test_systemd_takes_them(values: dict[str, object], source: str, tmp_path: Pa
     tool = shutil.which("systemd-analyze")
     if tool is None:
         pytest.skip("there is no systemd-analyze here")
-    service, socket = units(source=source, executable="/bin/true", **values)
-    (tmp_path / "shop.service").write_text(service)
-    (tmp_path / "shop.socket").write_text(socket)
+    cfg = build({"app": "shop:app", **values})
+    texts = render("shop", cfg, source=source, executable="/bin/true", templates=templates())
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
     done = subprocess.run(
-        [tool, "verify", "--man=no", str(tmp_path / "shop.service"), str(tmp_path / "shop.socket")],
+        [tool, "verify", "--man=no", *(str(tmp_path / name) for name in texts)],
         capture_output=True,
         text=True,
         timeout=60,

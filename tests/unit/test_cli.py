@@ -1,0 +1,276 @@
+"""The command line: what it prints, where, and with which status it exits."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefork_sd import __version__, cli, control
+from prefork_sd.cli import main
+from prefork_sd.control import ControlError
+from prefork_sd.errors import ExitCode
+
+ROOT = Path(__file__).parents[2]
+Asked = list[tuple[str, str, dict[str, object] | None]]
+
+
+def configure(site: Path, yaml: str) -> None:
+    """Write the file of the service, with the place of its code at the end."""
+    (site / "shop.yaml").write_text(f"{yaml}directory: {site}/code\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "code").mkdir()
+    configure(tmp_path, "app: shop:app\nworkers: 2\n")
+    (tmp_path / "code" / "shop.py").write_text("def app(environ, start_response): ...\n")
+    monkeypatch.setenv("PREFORK_SD_CONFIG_PATH", str(tmp_path))
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.setattr(cli, "RUNNING", str(tmp_path / "run"))
+    return tmp_path
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Asked]:
+    """Have whatever service is asked answer with that, or raise it; return what was asked."""
+
+    def service(answer: Any) -> Asked:
+        asked: Asked = []
+
+        def call(
+            path: object, method: str, parameters: Any = None, *, timeout: float
+        ) -> dict[str, Any]:
+            assert timeout > 0
+            asked.append((str(path), method, parameters))
+            if isinstance(answer, Exception):
+                raise answer
+            found: dict[str, Any] = answer
+            return found
+
+        monkeypatch.setattr(control, "call", call)
+        return asked
+
+    return service
+
+
+Service = Callable[[Any], Asked]
+Captured = pytest.CaptureFixture[str]
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, for what changes the process."""
+    return subprocess.run(
+        [sys.executable, "-m", "prefork_sd", *arguments],
+        cwd=ROOT,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_check_finds_that_all_is_fine(site: Path) -> None:
+    done = run("check", "shop")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        f"{site}/shop.yaml: fine. shop:app can be served by 2 workers (SyncWorker).\n"
+    )
+
+
+def test_check_by_path(site: Path) -> None:
+    assert run("check", str(site / "shop.yaml")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("yaml", "code", "status", "texts"),
+    [
+        ("app: shop:app\nwrokers: 2\n", "", 78, ['shop.yaml:2: unknown setting "wrokers"']),
+        ("app: shop:app\ntimeout: x\nthreads: -1\n", "", 78, ["shop.yaml:2", "shop.yaml:3"]),
+        ("app: shop:app\n", "1/0\n", 4, ["ZeroDivisionError", 'shop.py", line 1']),
+        ("app: shop:nothing\n", "app = len\n", 4, ["nothing"]),
+        ("app: [\n", "", 78, ["shop.yaml:"]),
+    ],
+)
+def test_check_finds_what_is_wrong(
+    site: Path, yaml: str, code: str, status: int, texts: list[str]
+) -> None:
+    configure(site, yaml)
+    (site / "code" / "shop.py").write_text(code)
+    done = run("check", "shop")
+    assert (done.returncode, done.stdout) == (status, "")
+    assert all(text in done.stderr for text in texts), done.stderr
+    assert "prefork_sd/" not in done.stderr  # none of our own frames
+
+
+def test_a_service_that_nobody_knows(site: Path, capsys: Captured) -> None:
+    assert main(["check", "blog"]) == ExitCode.CONFIG
+    assert capsys.readouterr().err.startswith("prefork-sd: ")
+
+
+def test_every_line_of_an_error_says_whose_it_is(site: Path, capsys: Captured) -> None:
+    configure(site, "app: shop:app\na: 1\nb: 2\n")
+    assert main(["check", "shop"]) == ExitCode.CONFIG
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("prefork-sd: ") for line in lines)
+
+
+def test_a_start_that_is_refused_exits_with_the_reason(site: Path) -> None:
+    configure(site, "wrokers: 3\n")
+    done = run("run", "shop", NOTIFY_SOCKET="", JOURNAL_STREAM="")
+    assert done.returncode == ExitCode.CONFIG
+    assert "wrokers" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unit_prints_both_units(site: Path, capsys: Captured) -> None:
+    assert main(["unit", "shop"]) == 0
+    text = capsys.readouterr().out
+    assert "# shop.service\n" in text
+    assert "# shop.socket\n" in text
+    assert f"SourcePath={site}/shop.yaml" in text
+
+
+def test_schema_is_json(capsys: Captured) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["required"] == ["app"]
+
+
+def test_version_and_help(capsys: Captured) -> None:
+    for arguments in (["--version"], ["--help"], ["serve", "--help"], ["reload", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert __version__ in text
+    assert "--graceful-timeout SECONDS" in text
+
+
+def test_a_command_that_nobody_knows_is_a_usage_error(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fly"])
+    assert caught.value.code == ExitCode.USAGE
+
+
+def test_serve_takes_settings_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def serve(source: Callable[[], object], service: str) -> int:
+        seen.append((source(), service))
+        return 0
+
+    monkeypatch.setattr(cli, "_serve", serve)
+    arguments = ["serve", "shop.wsgi:app", "--workers", "3", "--bind", "8001", "--bind", "8002"]
+    assert main([*arguments, "--env", "A=1=2", "--env", "B="]) == 0
+    overrides = {
+        "app": "shop.wsgi:app",
+        "workers": "3",
+        "bind": ["8001", "8002"],
+        "env": {"A": "1=2", "B": ""},
+    }
+    assert seen == [(("shop", None, overrides), "shop")]
+
+
+# ---- talking to a service
+
+
+def test_reload_waits_for_the_verdict(site: Path, service: Service, capsys: Captured) -> None:
+    asked = service({"generation": 2, "message": "generation 2 serves after 1.0 s"})
+    assert main(["reload", "shop"]) == 0
+    assert capsys.readouterr().out == "generation 2 serves after 1.0 s\n"
+    assert asked == [(f"{site}/run/shop/control", "io.prefork.sd.Reload", None)]
+
+
+def test_a_reload_that_fails_says_why_on_stderr(
+    site: Path, service: Service, capsys: Captured
+) -> None:
+    details = "\n".join(f"line {number}" for number in range(50))
+    parameters = {"reason": "cannot import", "details": details}
+    service(ControlError("io.prefork.sd.ReloadFailed", parameters))
+    assert main(["reload", "shop"]) == ExitCode.FAILURE
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, *rest = err.splitlines()
+    assert first == "reload failed: cannot import"
+    assert rest == [f"line {number}" for number in range(50 - cli.DETAIL_LINES, 50)]
+
+
+def test_a_broken_file_does_not_keep_a_reload_from_asking(site: Path, service: Service) -> None:
+    configure(site, "wrokers: 3\n")
+    asked = service({})
+    assert main(["reload", "shop"]) == 0
+    assert asked[0][0] == f"{site}/run/shop/control"
+
+
+def test_where_a_service_listens(
+    site: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = service({})
+    main(["reload", str(site / "shop.yaml")])
+    configure(site, "app: shop:app\ncontrol: /tmp/control\n")
+    main(["reload", "shop"])
+    configure(site, "app: shop:app\n")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/x:/run/y")
+    main(["reload"])
+    paths = [path for path, *_ in asked]
+    assert paths == [f"{site}/run/shop/control", "/tmp/control", "/run/x/control"]
+
+
+def test_reload_of_nobody(site: Path, capsys: Captured) -> None:
+    assert main(["reload"]) == ExitCode.FAILURE
+    assert "which service" in capsys.readouterr().err
+
+
+def test_scale_says_the_number(site: Path, service: Service, capsys: Captured) -> None:
+    asked = service({"workers": 7})
+    assert main(["scale", "shop", "7"]) == 0
+    assert capsys.readouterr().out == "7 workers from now on\n"
+    assert asked[0][1:] == ("io.prefork.sd.Scale", {"workers": 7})
+
+
+STATUS = {
+    "service": "shop", "pid": 1, "state": "serving", "status": "fine", "listeners": ["x"],
+    "ready": 1, "wanted": 1, "requests": 5, "errors": 0, "workers": [],
+}  # fmt: skip
+
+
+def test_status_for_people_and_for_programs(site: Path, service: Service, capsys: Captured) -> None:
+    service(STATUS)
+    assert main(["status", "shop"]) == 0
+    assert capsys.readouterr().out.startswith("shop (1): fine\n")
+    assert main(["status", "shop", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == STATUS
+
+
+def test_status_of_all_services(site: Path, service: Service, capsys: Captured) -> None:
+    for name in ("shop", "blog"):
+        (site / "run" / name).mkdir(parents=True)
+        (site / "run" / name / "control").touch()
+    asked = service(STATUS)
+    assert main(["status"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "SERVICE",
+        "blog",
+        "shop",
+    ]
+    assert len(asked) == 2
+
+
+def test_a_service_that_does_not_run(site: Path, capsys: Captured) -> None:
+    assert main(["status", "shop"]) != 0
+    assert capsys.readouterr().err.startswith("prefork-sd: ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    shell = f'"{sys.executable}" -m prefork_sd schema; echo "status $?" >&2'
+    done = subprocess.run(
+        ["bash", "-c", f"( {shell} ) | true"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "status 0" in done.stderr
