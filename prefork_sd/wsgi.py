@@ -20,6 +20,7 @@ Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 Application = Callable[..., Iterable[bytes]]
 
+SMALL = 8192  # bytes that are joined rather than sent as pieces
 SHAPES = 1024  # response heads remembered, for the apps that repeat theirs
 SERVER = b"Server: prefork-sd\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -466,8 +467,12 @@ class Response:
             self._put(data)
 
     def _put(self, data: bytes) -> None:
-        self.out.append(data)
+        out = self.out
         self.pending += len(data)
+        if out and len(data) < SMALL and type(last := out[-1]) is bytes and len(last) < SMALL:
+            out[-1] = last + data  # one piece is cheaper to send than two
+        else:
+            out.append(data)
 
     def _end(self) -> None:
         """Nothing more comes: complete the framing."""

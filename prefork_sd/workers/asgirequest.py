@@ -57,7 +57,7 @@ class Reception:
         self.told: BaseException | None = None  # what uvicorn need not put on record
         self._hurry = hurry
         self._lanes = list(range(LANES - 1, 0, -1))  # 0 would say that it hears nobody meanwhile
-        self._prefix = secrets.token_hex(5)
+        self.id_prefix = secrets.token_hex(5)
         self._called = self._errors = self._sent = 0
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -71,7 +71,7 @@ class Reception:
             self._hurry()
         self.in_hand.add(exchange)
         self._called += 1
-        exchange.id = f"{self._prefix}-{self._called:x}"
+        exchange.number = self._called
         if self._lanes:
             exchange.lane = self._lanes.pop()
             self.worker.tmp.begin(exchange.lane, exchange.line, exchange.started)
@@ -116,15 +116,34 @@ class Exchange:
     It is what hooks get as request and as response, and what the app's log records refer to.
     """
 
+    __slots__ = (
+        "_complete",
+        "_left",
+        "_raw",
+        "_receive",
+        "_received",
+        "_send",
+        "_whole",
+        "answered",
+        "failure",
+        "house",
+        "lane",
+        "method",
+        "number",
+        "scope",
+        "sent",
+        "started",
+        "status",
+    )
+
     def __init__(self, house: Reception, scope: Scope, receive: Any, send: Any) -> None:
         self.house = house
         self.scope = scope
         self.started = time.monotonic()
         self.answered = 0.0  # when the answer began
-        self.id = ""
-        self.lane = 0
+        self.number = self.lane = 0
         self.method: str = scope.get("method", "GET")
-        self.path = raw_path(scope).decode("latin-1")
+        self._raw = raw_path(scope)
         self.status = 0
         self.sent = 0
         self.failure: BaseException | None = None
@@ -135,9 +154,17 @@ class Exchange:
         self._left = False  # the client has gone, as far as the app is concerned
 
     @property
+    def id(self) -> str:
+        return f"{self.house.id_prefix}-{self.number:x}"
+
+    @property
+    def path(self) -> str:
+        return self._raw.decode("latin-1")
+
+    @property
     def line(self) -> bytes:
         """What the scoreboard shows of it."""
-        return f"{self.method} {self.path} HTTP/1.1".encode("latin-1")
+        return b"%b %b" % (self.method.encode(), self._raw)
 
     async def run(self) -> None:
         """From the first to the last."""
@@ -145,6 +172,7 @@ class Exchange:
         house.enter(self)
         try:
             self.scope["state"] = house.state.copy()
+            self.scope["prefork_sd.request_id"] = self.id
             if refusal := house.scopes.settle(self.scope):
                 await self.refuse(refusal)
                 return
@@ -247,7 +275,11 @@ class Exchange:
 class Conversation(Exchange):
     """A WebSocket, from its handshake to its end."""
 
-    _closing = False  # we are, because the service restarts
+    __slots__ = ("_closing",)
+
+    def __init__(self, house: Reception, scope: Scope, receive: Any, send: Any) -> None:
+        super().__init__(house, scope, receive, send)
+        self._closing = False  # we are, because the service restarts
 
     def check(self) -> None:
         """What is missing, uvicorn says."""

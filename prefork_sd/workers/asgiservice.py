@@ -159,7 +159,6 @@ class Service:
         cfg, secret = self.worker.cfg, listener.name == HTTPS
         try:
             if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 patience = int(cfg.send_timeout * 1000)  # with a peer that reads nothing: tcp(7)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
             async with asyncio.timeout(cfg.head_timeout or None):

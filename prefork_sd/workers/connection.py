@@ -224,15 +224,16 @@ class Connection:
                     return False
                 del out[0]
                 continue
+            alone = len(out) == 1
             try:
-                sent = (
-                    os.write(self.fd, first) if len(out) == 1 else os.writev(self.fd, bytes_of(out))
-                )
+                sent = os.write(self.fd, first) if alone else os.writev(self.fd, bytes_of(out))
             except BlockingIOError:
                 return False
             response.started = True
             response.pending -= sent
-            if not taken(out, sent):
+            if alone and sent == len(first):
+                out.clear()
+            elif not taken(out, sent):
                 return False
         return True
 

@@ -17,6 +17,7 @@ from typing import Any
 from prefork_sd import http1, wsgi
 from prefork_sd.applog import REQUEST
 from prefork_sd.forwarded import Forwarded, Trust
+from prefork_sd.hooks import nothing
 from prefork_sd.journal import Event
 from prefork_sd.listeners import HTTPS, Listener
 from prefork_sd.workers.access import AccessLog
@@ -71,6 +72,8 @@ class LoopWorker(Worker):
         self.body_timeout = cfg.body_timeout or FOREVER
         self.send_timeout = cfg.send_timeout or FOREVER
         self.wear = Wear(cfg, time.monotonic())
+        self.keeps = cfg.keepalive > 0
+        self.room = max(1, cfg.response_buffer)
         self.called = 0
         self.id_prefix = f"{secrets.token_hex(5)}-"
         self.access = AccessLog(cfg, self.log, self.fields)
@@ -337,10 +340,12 @@ class LoopWorker(Worker):
         """In the app's slot: call it, and take what it yields at once."""
         head = request.head
         now = request.started = time.monotonic()
-        keep_alive = head.keep_alive and self.alive and self.cfg.keepalive > 0
-        room = max(1, self.cfg.response_buffer)
         response = wsgi.Response(
-            head, connection, keep_alive=keep_alive, room=room, patience=now + self.patience
+            head,
+            connection,
+            keep_alive=head.keep_alive and self.alive and self.keeps,
+            room=self.room,
+            patience=now + self.patience,
         )
         connection.response = response
         environ = request.environ = wsgi.make_environ(
@@ -354,7 +359,8 @@ class LoopWorker(Worker):
         connection.request = request
         self.tmp.begin(lane, head.raw, now)
         REQUEST.set(request)
-        self.hooks.pre_request(self, request)
+        if self.hooks.pre_request is not nothing:
+            self.hooks.pre_request(self, request)
         response.begin(self.wsgi, environ)
         REQUEST.set(None)
         self.tmp.end(lane)
@@ -397,7 +403,8 @@ class LoopWorker(Worker):
         connection.request = None
         response.finish()
         request.body.close()
-        self.hooks.post_request(self, request, request.environ, response)
+        if self.hooks.post_request is not nothing:
+            self.hooks.post_request(self, request, request.environ, response)
         self.requests += 1
         self.sent += response.sent
         failed = response.status >= 500

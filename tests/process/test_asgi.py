@@ -77,7 +77,8 @@ def before(worker, req):
     note(f"before {req.method} {req.path} {REQUEST.get() is req}")
 
 def after(worker, req, environ, resp):
-    note(f"after {environ['type']} {resp.status} {resp.sent > 0}")
+    same = environ["prefork_sd.request_id"] == req.id
+    note(f"after {environ['type']} {resp.status} {resp.sent > 0} {same}")
 """
 
 
@@ -399,4 +400,4 @@ def test_hooks_see_requests(asgi: Systemd) -> None:
     asgi.up(workers=1, hooks=hooks)
     assert asgi.get("/told?secret").status == 200
     asgi.stop()
-    assert (asgi.site / "seen").read_text() == "before GET /told True\nafter http 200 True\n"
+    assert (asgi.site / "seen").read_text() == "before GET /told True\nafter http 200 True True\n"
