@@ -1,5 +1,6 @@
 """A start: READY=1 when requests are answered and not before, or the reason why not."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_an_app_that_cannot_be_imported(systemd: Systemd) -> None:
     assert systemd.ended() == ExitCode.APP_LOAD_ERROR
     status = systemd.said("STATUS")[-1].fields
     assert "ModuleNotFoundError: No module named 'no_such_module'" in status["STATUS"]
-    assert status["ERRNO"] == str(int(ExitCode.APP_LOAD_ERROR))
+    assert status["ERRNO"] == str(errno.EINVAL)
     told = systemd.all_records("worker-boot-failed")
     assert "line 2, in one" in told[0]["message"]
     assert "Traceback" in told[0]["message"]
