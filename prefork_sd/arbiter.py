@@ -270,7 +270,7 @@ class Arbiter(Crew):
             self.hooks.when_ready(self)
             self.herald.say_ready(bulletin.line(self), now)
             self.log.info(
-                "ready: %d workers", self.pool.count(State.READY),
+                "ready: %s", bulletin.workers(self.pool.count(State.READY)),
                 extra=journal.fields(Event.READY),
             )  # fmt: skip
         elif not self.halting:

@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     from prefork_sd.arbiter import Arbiter
 
 
+def workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"
+
+
 def line(server: "Arbiter") -> str:
     """What a person wants to know first."""
     pool = server.pool
     ready, booting = pool.count(State.READY), pool.count(State.BOOTING)
     if server.stopping:
         left = len(pool.children)
-        return f"stopping: {left} {'worker' if left == 1 else 'workers'} still to leave"
+        return f"stopping: {workers(left)} still to leave"
     if not server.herald.ready and not pool.up():
         return f"booting: {ready} of {server.num_workers} workers are ready"
     text = f"serving: {ready} of {pool.want} workers ready, generation {pool.serving}"

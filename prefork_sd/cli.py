@@ -159,6 +159,7 @@ def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], ser
 
 def check(arguments: argparse.Namespace) -> int:
     """Everything that a start would trip over, found without starting."""
+    from prefork_sd import units
     from prefork_sd.loader import Application, find
 
     name, path = find(arguments.service)
@@ -168,6 +169,8 @@ def check(arguments: argparse.Namespace) -> int:
             print(f"{path}: {key}: {value} is known to the running service only", file=sys.stderr)
         app = Application(name, path, WITHOUT_TLS)
     print(f"{path}: fine. {examine(app)}")
+    for note in units.notes(app.cfg):
+        print(f"{path}: as a service: {note}", file=sys.stderr)
     return ExitCode.CLEAN
 
 

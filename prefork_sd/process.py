@@ -42,7 +42,9 @@ class Exit:
         if self.stopped:
             return f"stopped by {signal_name(self.signal)}"
         if self.signal:
-            return f"killed by {signal_name(self.signal)}" + (" (core dumped)" if self.core else "")
+            return f"was killed by {signal_name(self.signal)}" + (
+                " (core dumped)" if self.core else ""
+            )
         return f"exited with status {self.status}"
 
 

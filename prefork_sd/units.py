@@ -117,7 +117,7 @@ def notes(cfg: Config) -> Iterator[str]:
         if path and any(_below(path, folder) for folder in TEMPORARY) and "PrivateTmp" not in own:
             yield (
                 f"{key}: {path} is hidden by PrivateTmp=yes; move it (to /srv, say), "
-                "or set unit: {Service: {PrivateTmp: no}}"
+                "or set a user and unit: {Service: {PrivateTmp: no}}"
             )
 
 

@@ -100,7 +100,7 @@ def test_a_killed_mold_is_made_anew_when_it_is_needed(systemd: Systemd) -> None:
     systemd.deploy(more=COUNTING)
     systemd.up(workers=2, preload_app=True)
     os.kill(importers(systemd)[0], SIGKILL)
-    systemd.record(text="the mold of generation 1 killed by SIGKILL")
+    systemd.record(text="the mold of generation 1 was killed by SIGKILL")
     assert systemd.get().version == "1"
     os.kill(systemd.workers()[0], SIGKILL)
     systemd.expect("STATUS=serving: 2 of 2")

@@ -393,7 +393,7 @@ def test_a_killed_worker_is_replaced_and_named_by_fact(stage: Stage) -> None:
     stage.signal(SIGCHLD)
     assert len(stage.workers()) == 3
     [record] = stage.journal.of("worker-killed")
-    assert f"worker {victim.pid} killed by SIGKILL with GET /report in hand" in record
+    assert f"worker {victim.pid} was killed by SIGKILL with GET /report in hand" in record
     assert "secret" not in record
 
 

@@ -42,7 +42,7 @@ def test_one_that_was_killed_is_named_by_its_signal_and_its_request() -> None:
     notice = obituary(child(), Exit(42, signal=SIGSEGV, core=True), "", words, requests, NOW)
     assert (notice.level, notice.event) == (logging.ERROR, Event.WORKER_KILLED)
     assert notice.text == (
-        "worker 42 killed by SIGSEGV (core dumped) with GET /report in hand for 31.0 s"
+        "worker 42 was killed by SIGSEGV (core dumped) with GET /report in hand for 31.0 s"
     )
     assert "in report" in notice.details
     assert notice.fields["PREFORK_SD_SIGNAL"] == "SIGSEGV"
@@ -80,7 +80,7 @@ def test_one_that_could_not_boot_says_why_in_a_line_and_then_in_full() -> None:
 
 def test_one_that_was_killed_in_boot() -> None:
     notice = obituary(child(ready=False), Exit(42, signal=SIGKILL), "", "", [], NOW)
-    assert notice.text == "worker 42 killed by SIGKILL while it was booting"
+    assert notice.text == "worker 42 was killed by SIGKILL while it was booting"
 
 
 def test_the_stacks_are_those_of_the_app() -> None:

@@ -80,7 +80,7 @@ def test_how_a_killed_child_ended() -> None:
     with child(waits) as pid:
         Processes().kill(pid, SIGKILL)
         exit = reaped(pid)
-        assert (exit.signal, exit.status, str(exit)) == (SIGKILL, 0, "killed by SIGKILL")
+        assert (exit.signal, exit.status, str(exit)) == (SIGKILL, 0, "was killed by SIGKILL")
 
 
 def test_a_stopped_and_a_continued_child() -> None:
@@ -209,9 +209,9 @@ def test_become_nobody_else_is_no_work() -> None:
     ("exit", "text"),
     [
         (Exit(1, status=3), "exited with status 3"),
-        (Exit(1, signal=SIGABRT, core=True), "killed by SIGABRT (core dumped)"),
+        (Exit(1, signal=SIGABRT, core=True), "was killed by SIGABRT (core dumped)"),
         (Exit(1, signal=SIGUSR1, stopped=True), "stopped by SIGUSR1"),
-        (Exit(1, signal=50), "killed by signal 50"),
+        (Exit(1, signal=50), "was killed by signal 50"),
     ],
 )
 def test_an_end_in_words(exit: Exit, text: str) -> None:
