@@ -57,6 +57,7 @@ def test_hooks_of_a_reload(systemd: Systemd) -> None:
     start = len(of(systemd, systemd.pid))
     assert systemd.reload().status == 0
     systemd.record("worker-exited")
+    systemd.settle()
     assert of(systemd, systemd.pid)[start:] == ["on_reload", "pre_fork", "child_exit"]
 
 
