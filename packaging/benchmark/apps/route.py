@@ -5,6 +5,8 @@ from flask import Flask, Response, jsonify
 app = Flask(__name__)
 
 
-@app.route("/<path:name>")
 def greet(name: str) -> Response:
     return jsonify(hello=name, items=[1, 2, 3])
+
+
+app.add_url_rule("/<path:name>", view_func=greet)
