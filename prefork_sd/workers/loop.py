@@ -72,6 +72,7 @@ class LoopWorker(Worker):
         self.body_timeout = cfg.body_timeout or FOREVER
         self.send_timeout = cfg.send_timeout or FOREVER
         self.wear = Wear(cfg, time.monotonic())
+        self.wears = not self.wear.none
         self.keeps = cfg.keepalive > 0
         self.room = max(1, cfg.response_buffer)
         self.called = 0
@@ -176,10 +177,11 @@ class LoopWorker(Worker):
         self.connections[fd] = connection
         if len(self.connections) >= self.cfg.worker_connections:
             self.stop_accepting()
-        self.timers.set(connection, now + self.head_timeout)
         self.on_data(connection)
         if self.patience < inf and connection.silent() and connection.wait_for_data(GLANCE):
             self.on_data(connection)
+        if connection.filed == 0:  # it is still with us, and has to say something
+            self.timers.set(connection, now + self.head_timeout)
         return connection.served > 0
 
     def cannot_accept(self, error: OSError) -> None:
@@ -415,7 +417,7 @@ class LoopWorker(Worker):
         if self.access.wants(response, duration):
             remote = (request.environ or {}).get("REMOTE_ADDR", "")
             self.access.record(remote, request, response, duration)
-        if self.wear.worn(self.requests):
+        if self.wears and self.wear.worn(self.requests):
             self.tire()
 
     def turn_around(self, connection: Connection) -> None:

@@ -26,6 +26,8 @@ class ThreadsWorker(LoopWorker):
         self.lanes = list(range(self.cfg.threads - 1, -1, -1))
         self.begun: dict[int, float] = {}  # lane: since when it runs the app
         self.hung = False
+        # requests that may wait for a thread before this worker leaves new clients to others
+        self.patient = inf if self.cfg.workers == 1 else self.cfg.threads
         super().prepare()
         for number in range(self.cfg.threads):
             name = f"prefork-sd-{number + 1}"
@@ -57,7 +59,8 @@ class ThreadsWorker(LoopWorker):
             self.jobs.put((connection, request, lane))
         else:
             self.waiting.append((connection, request))
-            self.stop_accepting()  # others may have a thread to spare
+            if len(self.waiting) >= self.patient:
+                self.stop_accepting()  # others may have a thread to spare
 
     def on_wake(self) -> None:
         """Take back what the threads have finished, and hand out what waited for them."""
@@ -68,7 +71,8 @@ class ThreadsWorker(LoopWorker):
             del self.begun[lane]
             if self.waiting:
                 self.submit(*self.waiting.popleft())
-            elif self.alive and not self.accepting and self.accept_again == inf:
+            room = len(self.waiting) < self.patient
+            if room and self.alive and not self.accepting and self.accept_again == inf:
                 self.start_accepting()
             self.advance(connection)
             if connection.phase is Phase.HEAD:

@@ -17,7 +17,7 @@ class Timers:
     """A deadline that moves later costs nothing: its bucket finds out and files it again."""
 
     def __init__(self) -> None:
-        self._buckets: dict[int, list[Timed]] = {}
+        self._buckets: dict[int, set[Timed]] = {}
         self._seconds: list[int] = []
 
     def set(self, item: Timed, deadline: float) -> None:
@@ -28,13 +28,19 @@ class Timers:
             self._file(item, second)
 
     def _file(self, item: Timed, second: int) -> None:
+        if item.filed > 0:
+            self._take_out(item)
         item.filed = second
         bucket = self._buckets.get(second)
         if bucket is None:
-            self._buckets[second] = [item]
+            self._buckets[second] = {item}
             heapq.heappush(self._seconds, second)
         else:
-            bucket.append(item)
+            bucket.add(item)
+
+    def _take_out(self, item: Timed) -> None:
+        if bucket := self._buckets.get(item.filed):  # None while `expired` goes through it
+            bucket.discard(item)
 
     def next(self) -> float:
         """When `expired` has to be asked again (monotonic seconds)."""
@@ -46,7 +52,7 @@ class Timers:
             second = heapq.heappop(self._seconds)
             for item in self._buckets.pop(second):
                 if item.filed != second:
-                    continue  # was filed again for an earlier second
+                    continue  # was forgotten while we went through the others
                 item.filed = 0
                 if item.deadline <= now:
                     yield item
@@ -54,6 +60,8 @@ class Timers:
                     self._file(item, int(item.deadline) + 1)
 
     def forget(self, item: Timed) -> None:
-        """It has no deadline any more; its bucket drops it when it is due."""
+        """It has no deadline any more, and is not kept for it either."""
+        if item.filed > 0:
+            self._take_out(item)
         item.deadline = inf
         item.filed = -1

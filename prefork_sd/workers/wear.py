@@ -21,6 +21,11 @@ class Wear:
         age = cfg.max_lifetime * random.uniform(0.9, 1.1)
         self.until = now + age if cfg.max_lifetime else inf  # monotonic seconds
 
+    @property
+    def none(self) -> bool:
+        """Whether requests never wear it out."""
+        return self._requests < 0 and self._rss == inf
+
     def worn(self, requests: int) -> bool:
         """Whether that many requests are enough, or have made it too large."""
         if requests == self._requests:
