@@ -5,11 +5,12 @@ The arbiter tells the pool what it saw (`add`, `observe`, `remove`) and what is 
 carries them out. Times are seconds of one monotonic clock, always passed in.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from math import inf
 from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, Signals
+from typing import Any
 
 YOUNG = 1.0  # seconds READY before a death no longer looks like a crash loop
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds between attempts of a crash loop
@@ -176,6 +177,24 @@ class Pool:
             child.generation == generation and child.ready_at + YOUNG <= now
             for child in self.children.values()
         )
+
+    # ---- what outlives a re-exec
+
+    def memory(self) -> dict[str, Any]:
+        """What another image of this process has to know to go on, as values that JSON has."""
+        living = [asdict(child) for child in self.children.values() if child.pid > 0]
+        children = [each | {"state": each["state"].value} for each in living]
+        return {"serving": self.serving, "newest": self.newest, "children": children}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on from there, also from what a version with more or fewer fields has left."""
+        self.serving = self.target = memory["serving"]
+        self.newest, self.ever_ready = memory["newest"], True
+        names = {each.name for each in fields(Child)}
+        for each in memory["children"]:
+            known = {name: value for name, value in each.items() if name in names}
+            child = Child(**known | {"state": State(each["state"])})
+            self.children[child.pid] = child
 
     # ---- what is wanted
 

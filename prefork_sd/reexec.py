@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from prefork_sd import activation, cgroups, journal, keepsake, reloading, signals
 from prefork_sd.journal import Event
-from prefork_sd.pool import State
 from prefork_sd.process import Exit
 from prefork_sd.reloading import Reload
 from prefork_sd.scoreboard import LastWords, Scoreboard
@@ -125,24 +124,11 @@ def _memory(server: "Arbiter") -> dict[str, object]:
     """What the new image has to know."""
     pool = server.pool
     return {
-        "serving": pool.serving,
-        "newest": pool.newest,
+        "pool": pool.memory(),
+        "slots": {worker.pid: worker.tmp.index for worker in server.WORKERS.values()},
         "age": server.worker_age,
         "winched": server.winched,
         "ours": [listener.ours for listener in [*server.sockets, *server.monitors]],
-        "children": [
-            {
-                "pid": child.pid,
-                "age": child.age,
-                "generation": child.generation,
-                "slot": server.WORKERS[child.pid].tmp.index,
-                "state": child.state.value,
-                "deadline": child.deadline if child.deadline < inf else None,
-                "unwanted": child.unwanted,
-            }
-            for child in pool.children.values()
-            if child.pid > 0
-        ],
     }
 
 
@@ -181,29 +167,21 @@ def adopt(server: "Arbiter", memory: Mapping[str, int]) -> None:
         readable = False
     for listener, ours in zip([*server.sockets, *server.monitors], known["ours"], strict=False):
         listener.claim(ours)
-    pool = server.pool
-    pool.serving = pool.target = known["serving"]
-    pool.newest, server.worker_age = known["newest"], known["age"]
-    pool.ever_ready = server.herald.ready = True
-    server.winched = known["winched"]
-    now = time.monotonic()
-    for each in known["children"]:
-        generation = each["generation"]
-        server.releases.setdefault(generation, server.release)
-        words = LastWords(memory[f"{WORDS}{each['age']}"])
-        slot = server.scoreboard.claim(each["slot"]) if readable else server.scoreboard.blind()
-        worker = server.make_worker(generation, each["age"], slot, words)
-        worker.pid = each["pid"]
+    server.pool.recall(known["pool"])
+    server.worker_age, server.winched = known["age"], known["winched"]
+    server.herald.ready = True
+    for child in server.pool.children.values():
+        server.releases.setdefault(child.generation, server.release)
+        words = LastWords(memory[f"{WORDS}{child.age}"])
+        index = known["slots"][str(child.pid)]
+        slot = server.scoreboard.claim(index) if readable else server.scoreboard.blind()
+        worker = server.make_worker(child.generation, child.age, slot, words)
+        worker.pid = child.pid
         worker.group = server.groups.of(f"{cgroups.WORKER}{worker.age}")
         server.WORKERS[worker.pid] = worker
-        child = pool.add(worker.pid, worker.age, generation, now, server.cfg.boot_timeout)
-        child.state, child.unwanted = State(each["state"]), each["unwanted"]
-        child.deadline = inf if each["deadline"] is None else each["deadline"]
-        child.ready_at = inf if child.state is State.BOOTING else now
     server.under_way = Reload()
-    server.log.info(
-        "re-exec: adopted %d workers", len(known["children"]), extra=journal.fields(Event.REEXEC)
-    )
+    fields = journal.fields(Event.REEXEC)
+    server.log.info("re-exec: adopted %d workers", len(server.WORKERS), extra=fields)
 
 
 def inherit(server: "Arbiter", fd: int) -> None:

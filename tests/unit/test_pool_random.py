@@ -4,6 +4,7 @@ A world of simulated processes takes the arbiter's place and follows the same or
 failure names the seed; `test_any_history(SEED)` repeats it.
 """
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,6 +131,16 @@ class World:
             self.paused = False
             self.pool.want = self.want
             self.under_way = self.pool.begin()
+
+    def reexecs(self) -> None:
+        """Another image goes on with the same processes, and rolls them over."""
+        if not (self.stopping or self.under_way):
+            left = json.loads(json.dumps(self.pool.memory()))
+            before = self.pool
+            self.pool = Pool(want=self.want, surge=before.surge, graceful_timeout=15.0)
+            self.pool.recall(left)
+            assert self.pool.children == before.children
+            self.reload()
 
     def reload_with_a_broken_file(self) -> None:
         if not self.stopping:
@@ -305,7 +316,7 @@ OFTEN: list[Callable[[World], None]] = [
 SELDOM: list[Callable[[World], None]] = [
     World.hangs, World.gets_stuck, World.tires, World.drains_unasked, World.stops, World.forks_fail,
     World.stranger_dies, World.reload, World.reload_with_a_broken_file, World.one_more,
-    World.one_fewer, World.another_number, World.winch,
+    World.one_fewer, World.another_number, World.winch, World.reexecs,
 ]  # fmt: skip
 LAST: list[Callable[[World], None]] = [World.beats, World.stop, World.stop_quickly]
 
