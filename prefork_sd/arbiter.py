@@ -76,6 +76,7 @@ class Arbiter(Crew):
         self.pidfile: Pidfile | None = None
         self.under_way: Reload | None = None
         self.last_reload = ""
+        self.healing = False  # the last reload failed half-way, and its workers are tried again
         self.winched = False
         self.halting: HaltServer | None = None
         self.setup(app)

@@ -97,17 +97,21 @@ def failed(server: "Arbiter", generation: int, reason: str, details: str = "") -
         conclude(server, reason, details)
     elif reload.failed_again():
         conclude(server, f"{reason} (it will be tried again)", details)
+        server.healing = True
 
 
 def settle(server: "Arbiter") -> None:
     """Conclude the reload when each new connection goes to the new generation."""
     if server.under_way and server.under_way.generation and server.pool.settled():
         conclude(server)
+    elif server.healing and server.pool.settled():  # late, but all of it is there now
+        server.healing, server.last_reload = False, ""
 
 
 def conclude(server: "Arbiter", failure: str = "", details: str = "") -> None:
     """The verdict: to systemd, to those who asked, and on record. READY=1 in every case."""
     reload, server.under_way = server.under_way, None
+    server.healing = False
     if reload is None:
         return
     now, pool = time.monotonic(), server.pool

@@ -262,6 +262,8 @@ def test_a_late_failure_is_told_while_the_old_workers_stay(systemd: Systemd) -> 
     assert len(systemd.workers()) >= 2
     (systemd.site / "full").unlink()
     systemd.deploy("3")
+    systemd.wait(lambda: "failed" not in systemd.status()["status"], "healing by itself", 20.0)
+    assert {systemd.get().version for _ in range(8)} <= {"2", "3"}
     assert systemd.reload().status == 0
     assert {systemd.get().version for _ in range(8)} == {"3"}
 
