@@ -191,9 +191,9 @@ def die_with_parent(parent: int, signum: int) -> None:
         os.kill(os.getpid(), signum)
 
 
-def become_subreaper() -> None:
-    """Adopt the orphans of our descendants."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+def become_subreaper(wanted: bool = True) -> None:
+    """Adopt the orphans of our descendants from now on, or no more."""
+    _prctl(PR_SET_CHILD_SUBREAPER, int(wanted))
 
 
 def _prctl(option: int, value: int) -> None:

@@ -156,6 +156,8 @@ class Machine:
                 os.kill(pid, signal.SIGKILL)
             self._process.wait(COMMAND_TIMEOUT)
         for group in self._groups:
+            _await_empty(group)
+        for group in self._groups:
             _remove_group(group)
         shutil.rmtree(self._folder)
 
@@ -289,6 +291,20 @@ def _control_groups() -> list[Path]:
                 and (not controllers or mount[-1].endswith(controllers))
             ]
     return groups
+
+
+def _await_empty(group: Path) -> None:
+    """The kernel takes the dead out of a group a moment after they are gone: cgroup.events."""
+    try:
+        events = os.open(group / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # of version 1, which cannot tell
+        return
+    poll = select.poll()
+    poll.register(events, select.POLLPRI)
+    deadline = time.monotonic() + COMMAND_TIMEOUT
+    while b"populated 0" not in os.pread(events, 4096, 0) and time.monotonic() < deadline:
+        poll.poll(1000)
+    os.close(events)
 
 
 def _remove_group(group: Path) -> None:

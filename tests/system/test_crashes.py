@@ -18,6 +18,7 @@ def stuck_here():
 
 @app.route("/hang")
 def hang():
+    print("about to hang", flush=True)
     stuck_here()
 """
 
@@ -77,8 +78,11 @@ def test_all_workers_hung(service: Service) -> None:
     hung = service.workers()
     command = "exec curl -s --max-time 20 http://127.0.0.1:8000/hang"
     with machine.follow(f"{service.name}.service") as journal:
+        clients = []
+        for _ in hung:  # one after the other, so that each finds a worker that is free
+            clients.append(machine.start(command))
+            journal.until(lambda record: record["MESSAGE"] == "about to hang")
         began = machine.clock()
-        clients = [machine.start(command) for _ in hung]
         for _ in hung:
             record = journal.until(lambda record: "stuck_here" in str(record["MESSAGE"]))
             assert record["HTTP_PATH"] == "/hang"
