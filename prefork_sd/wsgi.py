@@ -453,7 +453,7 @@ class Response:
             return
         if self._chunked:
             self.sent += len(data)
-            self._put(b"%x\r\n%b\r\n" % (len(data), data))
+            self._put(http1.chunk(data))
             return
         if self._left is not None:
             if len(data) > self._left:
@@ -479,7 +479,7 @@ class Response:
         if self._fresh:
             self._send_head(0)
         if self._chunked:
-            self._put(b"0\r\n\r\n")
+            self._put(http1.LAST_CHUNK)
         elif self._left and self.head.method != "HEAD":
             self.broken = True
             self.failure = self.failure or ValueError(
