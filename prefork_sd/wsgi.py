@@ -108,10 +108,9 @@ def shape_of(status: str, headers: Headers) -> Shape:
         raise ValueError(f"Content-Length must be one number, not {', '.join(lengths)}")
     if code == 204:  # says nothing of a length: RFC 9110, 8.6
         headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
-    text = "".join([f"HTTP/1.1 {status}\r\n", *(f"{name}: {value}\r\n" for name, value in headers)])
     shape = Shape(
         status=code,
-        lines=text.encode("latin-1"),
+        lines=http1.encode_head(status, headers, b"").removesuffix(b"\r\n"),  # ours follow
         length=int(lengths.pop()) if lengths else None,
         ours=b"" if "server" in names else SERVER,
         dated="date" in names,
