@@ -68,10 +68,11 @@ class Forwarded:
         self._host = "x-forwarded-host" in wanted
         self._prefix = "x-forwarded-prefix" in wanted
         self._standard = "forwarded" in wanted
+        self._keys = [f"HTTP_{name.upper().replace('-', '_')}" for name in wanted]
 
     def apply(self, environ: MutableMapping[str, Any]) -> None:
         """Change REMOTE_ADDR, wsgi.url_scheme, HTTP_HOST and SCRIPT_NAME as told."""
-        if not self._trust(environ["REMOTE_ADDR"]):
+        if environ.keys().isdisjoint(self._keys) or not self._trust(environ["REMOTE_ADDR"]):
             return
         if self._for and (value := environ.get("HTTP_X_FORWARDED_FOR")):
             self._client(environ, [item.strip() for item in value.split(",")])

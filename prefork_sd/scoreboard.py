@@ -11,6 +11,7 @@ have in hand at the same time.
 
 import mmap
 import os
+import struct
 from bisect import bisect_left
 from dataclasses import dataclass
 from operator import add
@@ -29,6 +30,7 @@ REQUESTS, ERRORS, SENT = 8, 9, 10
 CLASSES, SECONDS, BUCKETS = 11, 16, 17  # five status classes, the sum of durations, a histogram
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds, upper ones
 HIGH = 0  # in the header: how many slots were ever in use
+_SERVED = struct.Struct(f"3Q5Qd{len(BOUNDS) + 1}Q")  # these cells, from REQUESTS on
 TOTALS = BUCKETS + len(BOUNDS) + 1  # where the header's counters by name begin
 
 BOOTED, DRAINING, TIRED, HUNG = 1, 2, 4, 8
@@ -158,7 +160,21 @@ class Scoreboard:
 class Slot:
     """One worker's part of the scoreboard."""
 
-    __slots__ = ("_base", "_half", "_long", "_memory", "_real", "index")
+    __slots__ = (
+        "_base",
+        "_buckets",
+        "_classes",
+        "_half",
+        "_lines",
+        "_long",
+        "_memory",
+        "_published",
+        "_real",
+        "_requests",
+        "_seconds",
+        "_sent",
+        "index",
+    )
 
     def __init__(self, memory: mmap.mmap, index: int) -> None:
         self.index = index
@@ -166,6 +182,11 @@ class Slot:
         self._memory = memory
         view = memoryview(memory)[self._base : self._base + SLOT]
         self._half, self._long, self._real = view.cast("I"), view.cast("Q"), view.cast("d")
+        self._lines: dict[int, bytes] = {}  # what stands in each lane
+        self._requests = self._published = self._sent = 0
+        self._seconds = 0.0
+        self._classes = [0] * 5
+        self._buckets = [0] * (len(BOUNDS) + 1)
 
     def clear(self) -> None:
         """Forget who had it before. Lanes that were never used stay without memory."""
@@ -193,10 +214,13 @@ class Slot:
     def begin(self, lane: int, line: bytes, now: float) -> None:
         """Note that the request with that first line is in hand."""
         at = RECORD * (lane + 1)
+        self._real[at // 8] = now
+        if line is self._lines.get(lane):
+            return
+        self._lines[lane] = line
         length = len(line)
         if length > LINE:
             length = LINE
-        self._real[at // 8] = now
         self._half[at // 4 + 2] = length
         start = self._base + at + 16
         self._memory[start : start + length] = line[:length]
@@ -205,15 +229,20 @@ class Slot:
         """Note that nothing is in hand there any more."""
         self._real[RECORD * (lane + 1) // 8] = 0.0
 
-    def count(self, requests: int, errors: int, sent: int) -> None:
-        """Publish the worker's counters: requests, responses with 5xx, bytes sent."""
-        self._long[REQUESTS], self._long[ERRORS], self._long[SENT] = requests, errors, sent
+    def observe(self, status: int, seconds: float, sent: int) -> None:
+        """Count one response: its status, how long it took, and the bytes of its body."""
+        self._requests += 1
+        self._sent += sent
+        self._seconds += seconds
+        self._classes[status // 100 - 1 if status < 600 else 4] += 1
+        self._buckets[bisect_left(BOUNDS, seconds) if seconds > BOUNDS[0] else 0] += 1
 
-    def observe(self, status: int, seconds: float) -> None:
-        """Publish one response: its status and how long it took."""
-        self._long[CLASSES + min(status // 100, 5) - 1] += 1
-        self._real[SECONDS] += seconds
-        self._long[BUCKETS + bisect_left(BOUNDS, seconds)] += 1
+    def publish(self) -> None:
+        """Let the arbiter see what was counted."""
+        if self._published != self._requests:
+            self._published = self._requests
+            sums = (self._requests, self._classes[4], self._sent, *self._classes, self._seconds)
+            _SERVED.pack_into(self._memory, self._base + 8 * REQUESTS, *sums, *self._buckets)
 
     # ---- the arbiter's side
 

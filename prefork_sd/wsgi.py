@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from types import TracebackType
@@ -20,6 +20,7 @@ Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 Application = Callable[..., Iterable[bytes]]
 
+JOINED = 65536  # bytes of a body that are copied, so that they leave together with the head
 SMALL = 8192  # bytes that are joined rather than sent as pieces
 SHAPES = 1024  # response heads remembered, for the apps that repeat theirs
 SERVER = b"Server: prefork-sd\r\n"
@@ -74,7 +75,7 @@ class FileSlice:
 Piece = bytes | memoryview | FileSlice
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Shape:
     """A checked and encoded response head, but for the lines that we add."""
 
@@ -83,10 +84,19 @@ class Shape:
     length: int | None
     ours: bytes  # Server, unless the app said its own
     dated: bool
+    bodiless: bool
+    _date: bytes = b""
+    _kept: bytes = b""
+    _closed: bytes = b""
 
-    @property
-    def bodiless(self) -> bool:
-        return self.status in (204, 304)
+    def whole(self, keep_alive: bool) -> bytes:
+        """All of the head for an HTTP/1.1 client, where the app has said the length."""
+        date = b"" if self.dated else _Clock.date()
+        if date is not self._date or not self._kept:
+            self._date = date
+            self._kept = b"".join((self.lines, date, self.ours, b"\r\n"))
+            self._closed = b"".join((self.lines, date, self.ours, CLOSE, b"\r\n"))
+        return self._kept if keep_alive else self._closed
 
 
 _shapes: dict[tuple[str, tuple[tuple[str, str], ...]], Shape] = {}
@@ -114,6 +124,7 @@ def shape_of(status: str, headers: Headers) -> Shape:
         length=int(lengths.pop()) if lengths else None,
         ours=b"" if "server" in names else SERVER,
         dated="date" in names,
+        bodiless=code in (204, 304),
     )
     if len(_shapes) >= SHAPES:
         _shapes.clear()
@@ -124,15 +135,16 @@ def shape_of(status: str, headers: Headers) -> Shape:
 class _Clock:
     """The Date line (RFC 9110, 6.6.1), made once a second."""
 
-    second = -1
+    since = until = 0.0
     line = b""
 
     @classmethod
     def date(cls) -> bytes:
-        second = int(time.time())
-        if second != cls.second:
-            cls.second = second
-            cls.line = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+        now = time.time()
+        if not cls.since <= now < cls.until:
+            cls.since = now // 1
+            cls.until = cls.since + 1
+            cls.line = f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
         return cls.line
 
 
@@ -164,12 +176,24 @@ def base_environ(
 
 
 def make_environ(
-    base: Mapping[str, Any], remote: tuple[str, str], head: http1.Head, body: IO[bytes]
+    base: Environ, remote: tuple[str, str], head: http1.Head, body: IO[bytes]
 ) -> Environ:
     """The environ of one request: PEP 3333, "environ Variables". `remote`: address and port."""
+    kept = head.kept
+    if kept is not None and kept[0] is base:
+        environ: Environ = kept[1].copy()
+    else:
+        environ = _what_head_tells(base, head)
+        if head.repeats:
+            head.kept = (base, environ.copy())
+    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = remote
+    environ["wsgi.input"] = body
+    return environ
+
+
+def _what_head_tells(base: Environ, head: http1.Head) -> Environ:
     path = head.path
     environ = {**base, **head.environ}
-    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = remote
     environ["REQUEST_METHOD"] = head.method
     environ["SERVER_PROTOCOL"] = head.version
     environ["RAW_URI"] = environ["REQUEST_URI"] = head.target
@@ -179,7 +203,6 @@ def make_environ(
         path = path[len(mount) :]
     environ["PATH_INFO"] = path
     environ["QUERY_STRING"] = head.query
-    environ["wsgi.input"] = body
     return environ
 
 
@@ -227,13 +250,13 @@ class Response:
         "pending",
         "sent",
         "started",
+        "status",
     )
 
     def __init__(
         self,
         head: http1.Head,
         client: Client,
-        *,
         keep_alive: bool,
         room: int,
         patience: float = math.inf,
@@ -244,22 +267,17 @@ class Response:
         self._room = room  # bytes that may wait for the client before the app has to wait
         self.keep_alive = keep_alive
         self.out: list[Piece] = []
-        self.pending = 0  # bytes in `out`, but for files
-        self.sent = 0  # bytes of the body produced so far
-        self.done = False
-        self.broken = False
+        self._fresh = True  # no head is queued yet
+        # pending: bytes in `out`, but for files; sent: bytes of the body produced so far
+        self.pending = self.sent = 0
+        # started: whether any byte has left for the client, which the connection says
+        self.done = self.broken = self.started = self._chunked = False
         self.failure: BaseException | None = None
-        self.started = False  # whether any byte has left for the client: set by the connection
+        self.status = 500  # until the app says another one
         self._shape: Shape | None = None
-        self._fresh = True
-        self._chunked = False
         self._left: int | None = None
         self._iterator: Iterator[bytes] | None = None
         self._close: Callable[[], None] | None = None
-
-    @property
-    def status(self) -> int:
-        return self._shape.status if self._shape else 500
 
     # ---- what the app calls
 
@@ -279,6 +297,7 @@ class Response:
         if shape.status < 200:
             raise ValueError(f"an app cannot answer with the interim status {shape.status}")
         self._shape = shape
+        self.status = shape.status
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -299,10 +318,10 @@ class Response:
         """Call the app, and take what it yields while there is room."""
         try:
             iterable = app(environ, self.start_response)
-            self._close = getattr(iterable, "close", None)
             if type(iterable) is list or type(iterable) is tuple:
                 self._whole(iterable)
                 return
+            self._close = getattr(iterable, "close", None)
             if isinstance(iterable, FileWrapper) and self._file(iterable):
                 return
             self._iterator = iter(iterable)
@@ -349,6 +368,7 @@ class Response:
         else:
             self._forget()
             self._shape = shape_of("500 Internal Server Error", [("Content-Type", "text/plain")])
+            self.status = 500
             body = b"Internal Server Error\n"
             self._send_head(len(body))
             self._body(body)
@@ -378,11 +398,38 @@ class Response:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         if type(data) is not bytes:
             raise TypeError(f"the app yielded {type(data).__name__}, not bytes")
+        if self._plain(data):
+            return
         if self._fresh:
             self._send_head(len(data))
         if data:
             self._body(data)
         self._end()
+
+    def _plain(self, data: bytes) -> bool:
+        """The short way of most responses; False: this one has to go the long way."""
+        shape, head, size = self._shape, self.head, len(data)
+        if (
+            shape is None
+            or shape.length != size
+            or not self._fresh
+            or shape.bodiless
+            or head.version != "HTTP/1.1"
+            or head.method == "HEAD"
+        ):
+            return False
+        self._fresh = False
+        if self._patience < math.inf and time.monotonic() > self._patience:
+            self.keep_alive = False
+        start = shape.whole(self.keep_alive)
+        if size <= JOINED:
+            self.out.append(start + data)
+        else:
+            self.out += (start, data)
+        self.pending = len(start) + size
+        self.sent = size
+        self.done = True
+        return True
 
     def _file(self, wrapper: FileWrapper) -> bool:
         """Send a regular file by the kernel, if it can be; False: iterate over it."""

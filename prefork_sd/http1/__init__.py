@@ -1,7 +1,7 @@
 """The strict grammar of HTTP/1.1 (RFC 9110, RFC 9112): heads, bodies, responses. No socket."""
 
 from prefork_sd.http1.body import ChunkedBody, FixedBody, body_reader
-from prefork_sd.http1.head import Head, HeadReader
+from prefork_sd.http1.head import Head, HeadReader, Heads
 from prefork_sd.http1.response import (
     LAST_CHUNK,
     check_headers,
@@ -19,6 +19,7 @@ __all__ = [
     "FixedBody",
     "Head",
     "HeadReader",
+    "Heads",
     "Limits",
     "body_reader",
     "check_headers",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from prefork_sd.http1.lines import (
     CONNECTION_OPTIONS,
@@ -14,8 +15,8 @@ from prefork_sd.http1.lines import (
 from prefork_sd.http1.words import CRLF, TCHAR, BadRequest, Limits
 
 _END = CRLF * 2
-# A head up to this many bytes is remembered for its connection; each idle one pays for it.
-_REMEMBERED = 4096
+# Heads that a worker remembers, and the bytes of the longest one of them.
+_MANY, _LONG = 512, 4096
 
 _METHOD_START = re.compile(rf"[{TCHAR}]{{1,32}}+(?: |\Z)".encode())
 _METHOD_TOO_LONG = re.compile(f"[{TCHAR}]{{33}}".encode())
@@ -32,11 +33,13 @@ class Head:
 
     `target` is as sent; `path` is still percent-encoded ("*" for OPTIONS *); `host` is the
     authority of an absolute target, else the Host field, "" where HTTP/1.0 sent none.
-    `environ` has the CGI variables of the fields only and belongs to the caller: each Head has
-    its own. Repeated fields are joined by "," (Cookie by "; "); HTTP_HOST is always `host`
-    (RFC 9112, 3.2.2); Transfer-Encoding is left out, as the body is handed over decoded.
-    `length` is the Content-Length, or 0. `expect_continue` is only set where a body follows.
-    `raw` ends with CRLF CRLF.
+    `environ` has the CGI variables of the fields only. Repeated fields are joined by "," (Cookie
+    by "; "); HTTP_HOST is always `host` (RFC 9112, 3.2.2); Transfer-Encoding is left out, as the
+    body is handed over decoded. `length` is the Content-Length, or 0. `expect_continue` is only set
+    where a body follows. `raw` ends with CRLF CRLF.
+
+    One that `repeats` is shared by several requests: nothing of it may be changed, but for `kept`,
+    where its user keeps what it has made of it.
     """
 
     method: str
@@ -52,6 +55,8 @@ class Head:
     expect_continue: bool
     upgrade: bool
     raw: bytes = field(repr=False)
+    repeats: bool = field(default=False, compare=False, repr=False)
+    kept: Any = field(default=None, compare=False, repr=False)
 
     @property
     def line(self) -> str:
@@ -64,24 +69,6 @@ class Head:
         lines = self.raw[: -len(_END)].split(CRLF)[1:]
         pairs = map(split_field, lines)
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]
-
-    def again(self, environ: dict[str, str]) -> "Head":
-        """Return the same head with another environ."""
-        return Head(
-            self.method,
-            self.target,
-            self.path,
-            self.query,
-            self.version,
-            self.host,
-            environ,
-            self.length,
-            self.chunked,
-            self.keep_alive,
-            self.expect_continue,
-            self.upgrade,
-            self.raw,
-        )
 
 
 def _join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -153,6 +140,36 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
     )
 
 
+class Heads:
+    """The heads that come in one piece, and nothing else with them, as most do: each parsed once.
+
+    Clients repeat theirs, each its own and all of a kind the same. What is full forgets everything,
+    so that nobody can make it grow or keep others out of it.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._seen: dict[bytes, Head] = {}
+
+    def take(self, data: bytes) -> Head | None:
+        """The head that `data` is, all of it; None: whatever it is, a `HeadReader` has to tell."""
+        head = self._seen.get(data)
+        if head is not None:
+            head.repeats = True
+            return head
+        if len(data) > self._limits.smallest or not data.endswith(_END):
+            return None
+        try:
+            head = parse_head(data, self._limits)
+        except BadRequest:
+            return None  # an empty line before the end is malformed, too: it was more than one head
+        if len(data) <= _LONG:
+            if len(self._seen) >= _MANY:
+                self._seen.clear()
+            self._seen[data] = head
+        return head
+
+
 class HeadReader:
     """Takes the heads of one connection off its buffer, cut anywhere.
 
@@ -160,9 +177,7 @@ class HeadReader:
     """
 
     __slots__ = (
-        "_environ",
         "_fields",
-        "_last",
         "_limits",
         "_scanned",
         "_skipped",
@@ -173,8 +188,6 @@ class HeadReader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._small = limits.smallest
-        self._last: Head | None = None
-        self._environ: dict[str, str] = {}  # of the last head, before its user changed anything
         self._forget_progress()
 
     def _forget_progress(self) -> None:
@@ -190,12 +203,6 @@ class HeadReader:
         where the bytes were cut: what is wrong first, in the order sent, is what is said, and it
         is said as soon as it is certain.
         """
-        last = self._last
-        if last is not None and buffer.startswith(last.raw):
-            if self._scanned or self._skipped:
-                self._forget_progress()
-            del buffer[: len(last.raw)]
-            return last.again(self._environ.copy())
         if buffer.startswith(b"\r") and not self._skip_empty_line(buffer):
             return None
         end = buffer.find(_END, max(self._scanned - 3, 0))
@@ -214,11 +221,6 @@ class HeadReader:
         del buffer[:size]
         if self._scanned or self._skipped:
             self._forget_progress()
-        if head.keep_alive and size <= _REMEMBERED:
-            self._last = head
-            self._environ = head.environ.copy()
-        else:
-            self._last = None
         return head
 
     def _skip_empty_line(self, buffer: bytearray) -> bool:

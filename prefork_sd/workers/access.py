@@ -33,16 +33,15 @@ class AccessLog:
         self._log = log
         self._fields = fields
         self._all = cfg.access_log == ALL
-        self._some = cfg.access_log != NONE
-        self._slow = cfg.slow_request or inf
+        self._slow = cfg.slow_request or inf  # seconds
+        # what is worth a record as long as they are asked for: from so many seconds, or this status
+        asked = cfg.access_log != NONE
+        self._long = self._slow if asked else inf
+        self._bad = 500 if asked else inf
 
-    def wants(self, response: Answer, duration: float) -> bool:
+    def wants(self, status: int, duration: float, failure: BaseException | None) -> bool:
         """Whether this one is worth a record. What the app raised always is."""
-        return (
-            self._all
-            or response.failure is not None
-            or (self._some and (duration >= self._slow or response.status >= 500))
-        )
+        return self._all or duration >= self._long or status >= self._bad or failure is not None
 
     def record(
         self,

@@ -58,7 +58,7 @@ class Reception:
         self._hurry = hurry
         self._lanes = list(range(LANES - 1, 0, -1))  # 0 would say that it hears nobody meanwhile
         self.id_prefix = secrets.token_hex(5)
-        self._called = self._errors = self._sent = 0
+        self._called = 0
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         kind = Conversation if scope["type"] == "websocket" else Exchange
@@ -88,11 +88,9 @@ class Reception:
         exchange.status = exchange.status or GONE
         waited = (exchange.answered or now) - exchange.started
         worker.requests += 1
-        self._errors += exchange.status >= 500
-        self._sent += exchange.sent
-        worker.tmp.count(worker.requests, self._errors, self._sent)
-        worker.tmp.observe(exchange.status, waited)
-        if self.access.wants(exchange, waited):
+        worker.tmp.observe(exchange.status, waited, exchange.sent)
+        worker.tmp.publish()
+        if self.access.wants(exchange.status, waited, exchange.failure):
             remote = (exchange.scope.get("client") or ("",))[0]
             self.access.record(remote, exchange, exchange, now - exchange.started, waited)
         if self.wear.worn(worker.requests):

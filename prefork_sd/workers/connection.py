@@ -36,6 +36,9 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+HEAD, BODY, RUNNING, SENDING, LINGERING, CLOSED = Phase  # as the hot path gets at them
+
+
 @dataclass(slots=True)
 class Request:
     """A whole request: its head, and its body as a file."""
@@ -76,6 +79,21 @@ class Body:
         self.file.write(data)
 
 
+class Terms:
+    """What holds for every client of one listener: its base environ, the limits, known heads."""
+
+    __slots__ = ("base", "body_buffer", "heads", "limits", "send_timeout")
+
+    def __init__(
+        self, base: Environ, limits: http1.Limits, *, body_buffer: int, send_timeout: float
+    ) -> None:
+        self.base = base
+        self.limits = limits
+        self.heads = http1.Heads(limits)
+        self.body_buffer = body_buffer  # bytes of a body that stay in memory
+        self.send_timeout = send_timeout  # seconds for a client to take something
+
+
 class Connection:
     """The protocol's state for one client. It knows its socket, but neither epoll nor the app.
 
@@ -84,10 +102,7 @@ class Connection:
 
     __slots__ = (
         "_body",
-        "_body_buffer",
-        "_limits",
         "_reader",
-        "_send_timeout",
         "_spool",
         "announced",
         "base",
@@ -104,39 +119,28 @@ class Connection:
         "request",
         "response",
         "served",
+        "terms",
     )
 
     to_read = select.EPOLLIN  # what to wait for when nothing was there to `receive`
 
-    def __init__(
-        self,
-        fd: int,
-        base: Environ,
-        remote: tuple[str, str],
-        limits: http1.Limits,
-        *,
-        body_buffer: int,
-        send_timeout: float,
-    ) -> None:
+    def __init__(self, terms: Terms, fd: int, remote: tuple[str, str]) -> None:
+        self.terms = terms
         self.fd = fd
-        self.base = base
         self.remote = remote
-        self.phase = Phase.HEAD
-        self.buffer = bytearray()
+        self.base = terms.base
+        self.phase = HEAD
+        self.buffer: bytes | bytearray = b""  # what has come and was not looked at
         self.head: http1.Head | None = None
         self.request: Request | None = None
         self.response: Response | None = None
-        self.served = 0
-        self.idle = False  # between two requests
+        self.served = self.filed = 0
         self.announced: bool | None = None  # False: a PROXY header comes first; True: must not
-        self.ended = False  # the client will send nothing more
+        # idle: between two requests; ended: the client will send nothing more
+        self.idle = self.ended = False
         self.events = UNWATCHED  # what epoll watches for us
         self.deadline = inf
-        self.filed = 0
-        self._limits = limits
-        self._body_buffer = body_buffer
-        self._send_timeout = send_timeout
-        self._reader = http1.HeadReader(limits)
+        self._reader: http1.HeadReader | None = None  # of a head that comes in pieces
         self._body: http1.FixedBody | http1.ChunkedBody | None = None
         self._spool: Body | None = None
 
@@ -147,14 +151,27 @@ class Connection:
         except BlockingIOError:
             return False
         if data:
-            self.buffer += data
+            self.take(data)
         else:
             self.ended = True
         return True
 
+    def take(self, data: bytes) -> None:
+        """Add to the buffer. Most often it is a whole request, which nobody has to copy."""
+        if self.buffer:
+            self.pieces().extend(data)
+        else:
+            self.buffer = data
+
+    def pieces(self) -> bytearray:
+        """The buffer, as one that can be changed."""
+        if type(self.buffer) is not bytearray:
+            self.buffer = bytearray(self.buffer)
+        return self.buffer
+
     def silent(self) -> bool:
         """Whether the client has not said anything yet."""
-        return self.phase is Phase.HEAD and not self.served and not self.buffer
+        return self.phase is HEAD and not self.served and not self.buffer
 
     def wait_for_data(self, seconds: float) -> bool:
         """Wait a moment for what is certainly on its way."""
@@ -174,34 +191,45 @@ class Connection:
                 return None
             if self.announced is not None and not self._announce():
                 return None
-            head = self._reader.read(self.buffer)
+            head = self._next_head()
             if head is None:
                 return None
-            self._body = http1.body_reader(head, self._limits)
-            if self._body is None:
+            if not head.length and not head.chunked:
                 return Request(head, BytesIO())
+            self._body = http1.body_reader(head, self.terms.limits)
             self.head = head
-            self.phase = Phase.BODY
-            self._spool = Body(self._body_buffer)
+            self.phase = BODY
+            self._spool = Body(self.terms.body_buffer)
             if head.expect_continue and not self.buffer:
                 self.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
         body, spool = self._body, self._spool
         assert body is not None and spool is not None  # noqa: PT018
-        if data := body.read(self.buffer):
+        if data := body.read(self.pieces()):
             spool.write(data)
         if not body.done:
             return None
         self.head = self._body = self._spool = None
-        self.phase = Phase.HEAD
+        self.phase = HEAD
         spool.file.seek(0)
         return Request(head, spool.file)
+
+    def _next_head(self) -> http1.Head | None:
+        reader, buffer = self._reader, self.buffer
+        if reader is None:
+            if type(buffer) is bytes and (head := self.terms.heads.take(buffer)):
+                self.buffer = b""
+                return head
+            reader = self._reader = http1.HeadReader(self.terms.limits)
+        if head := reader.read(self.pieces()):
+            self._reader = None
+        return head
 
     def _announce(self) -> bool:
         """Take the PROXY header; False: more bytes are needed."""
         try:
             if self.announced:
                 raise proxyprotocol.NotProxiedError("this proxy is not in forwarded_allow_ips")
-            found = proxyprotocol.read(self.buffer)
+            found = proxyprotocol.read(self.pieces())
         except proxyprotocol.NotProxiedError as error:
             raise http1.BadRequest(400, str(error)) from None
         if found is False:
@@ -217,6 +245,18 @@ class Connection:
         if response is None:
             return True
         out = response.out
+        if len(out) == 1 and type(only := out[0]) is bytes:  # nearly always
+            try:
+                sent = os.write(self.fd, only)
+            except BlockingIOError:
+                return False
+            response.started = True
+            response.pending -= sent
+            if sent == len(only):
+                out.clear()
+                return True
+            out[0] = memoryview(only)[sent:]
+            return False
         while out:
             first = out[0]
             if isinstance(first, FileSlice):
@@ -256,7 +296,7 @@ class Connection:
         poll.register(self.fd, select.POLLOUT)
         try:
             while not self.send():
-                if not poll.poll(min(self._send_timeout, LONGEST_WAIT) * 1000):
+                if not poll.poll(min(self.terms.send_timeout, LONGEST_WAIT) * 1000):
                     return False
         except OSError:
             return False
@@ -306,7 +346,7 @@ class Connection:
             return True
 
     def close(self) -> None:
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
         os.close(self.fd)
 
     def abort(self) -> None:

@@ -22,7 +22,19 @@ from prefork_sd.journal import Event
 from prefork_sd.listeners import HTTPS, Listener
 from prefork_sd.workers.access import AccessLog
 from prefork_sd.workers.base import Worker
-from prefork_sd.workers.connection import UNWATCHED, Connection, Phase, Request, limits_of
+from prefork_sd.workers.connection import (
+    BODY,
+    CLOSED,
+    HEAD,
+    LINGERING,
+    RUNNING,
+    SENDING,
+    UNWATCHED,
+    Connection,
+    Request,
+    Terms,
+    limits_of,
+)
 from prefork_sd.workers.timers import Timers
 from prefork_sd.workers.wear import Wear
 
@@ -33,6 +45,7 @@ PAUSE = 0.5  # seconds without accepting when no file descriptor is to be had
 FOREVER = 1e8  # seconds, for a limit that is off
 GLANCE = 0.001  # seconds for the first bytes of a client, before another one is accepted
 PATIENCE = 0.005  # seconds that an app called inline may take if its client is to be kept
+FRESH = 0.05  # seconds for which a heartbeat is not renewed
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
@@ -53,7 +66,6 @@ class LoopWorker(Worker):
     def prepare(self) -> None:
         """Set up what the loop needs."""
         cfg = self.cfg
-        self.limits = limits_of(cfg)
         trust = Trust(cfg.forwarded_allow_ips)
         told = bool(cfg.forwarded_allow_ips and cfg.forwarded_headers)
         self.forwarded = Forwarded(trust, cfg.forwarded_headers) if told else None
@@ -61,19 +73,16 @@ class LoopWorker(Worker):
         self.timers = Timers()
         self.connections: dict[int, Connection] = {}
         self.listening: dict[int, Listener] = {}
-        self.bases = {one.sock.fileno(): self.base_of(one) for one in self.sockets}
-        self.kinds = {one.sock.fileno(): self.kind_of(one) for one in self.sockets}
         self.accepting = False
         self.draining = False
         self.accept_again = inf
-        self.errors = 0
-        self.sent = 0
         self.head_timeout = cfg.head_timeout or FOREVER
         self.body_timeout = cfg.body_timeout or FOREVER
         self.send_timeout = cfg.send_timeout or FOREVER
+        self.makers = {one.sock.fileno(): self.maker_for(one) for one in self.sockets}
         self.wear = Wear(cfg, time.monotonic())
         self.wears = not self.wear.none
-        self.keeps = cfg.keepalive > 0
+        self.keepalive = cfg.keepalive
         self.room = max(1, cfg.response_buffer)
         self.called = 0
         self.id_prefix = f"{secrets.token_hex(5)}-"
@@ -82,6 +91,8 @@ class LoopWorker(Worker):
         # while this worker calls a slow app, its clients would better be with another one
         self.patience = PATIENCE if self.inline and cfg.workers != 1 else inf
         self.beat = min(IDLE_BEAT, self.allowance)
+        self.now = 0.0  # monotonic seconds, when the loop or the app has just waited
+        self.renewal = 0.0  # when (monotonic seconds) the heartbeat is due again
         self.poll = select.epoll()
         self.poll.register(self.signals.fileno(), READ)
         self.start_accepting()
@@ -92,8 +103,8 @@ class LoopWorker(Worker):
         wait = min(self.next_event(), now + self.beat) - now
         self.tmp.promise(now + self.beat + self.allowance)
         events = self.poll.poll(max(wait, 0.0))
-        heard = time.monotonic()
-        self.tmp.promise(heard + self.allowance)
+        heard = self.now = time.monotonic()
+        self.renew(heard)
         for fd, event in events:
             if connection := self.connections.get(fd):
                 self.on_connection(connection, event)
@@ -103,11 +114,17 @@ class LoopWorker(Worker):
             elif fd == self.signals.fileno():
                 self.on_wake()
         self.expire(heard)
+        self.tmp.publish()
         if not self.alive:
             if not self.draining:
                 self.begin_drain()
             return bool(self.connections)
         return True
+
+    def renew(self, now: float) -> None:
+        """The heartbeat: the app is waited for from now on, or a little longer."""
+        self.renewal = now + FRESH
+        self.tmp.promise(now + self.allowance + FRESH)
 
     def next_event(self) -> float:
         """When something has to be done though nothing was heard (monotonic seconds)."""
@@ -163,15 +180,7 @@ class LoopWorker(Worker):
     def welcome(self, fd: int, listener: Listener, address: Any, now: float) -> bool:
         """A connection of its own for a client; True if it is served already."""
         remote = (address[0], str(address[1])) if type(address) is tuple else ("", "")
-        listening = listener.sock.fileno()
-        connection = self.kinds[listening](
-            fd,
-            self.bases[listening],
-            remote,
-            self.limits,
-            body_buffer=self.cfg.body_buffer,
-            send_timeout=self.send_timeout,
-        )
+        connection = self.makers[listener.sock.fileno()](fd, remote)
         if self.proxied is not None:
             connection.announced = not self.proxied(remote[0])
         self.connections[fd] = connection
@@ -197,8 +206,9 @@ class LoopWorker(Worker):
         self.stop_accepting()
         self.accept_again = time.monotonic() + PAUSE
 
-    def base_of(self, listener: Listener) -> wsgi.Environ:
-        return wsgi.base_environ(
+    def maker_for(self, listener: Listener) -> Callable[[int, tuple[str, str]], Connection]:
+        """What makes a connection of a descriptor and a client's address there."""
+        base = wsgi.base_environ(
             server_name=listener.server_name,
             server_port=listener.server_port,
             scheme="https" if listener.name == HTTPS else "http",
@@ -206,33 +216,36 @@ class LoopWorker(Worker):
             multithread=self.multithread,
             multiprocess=True,
         )
-
-    def kind_of(self, listener: Listener) -> Callable[..., Connection]:
-        """What to make of a client of that listener."""
+        terms = Terms(
+            base,
+            limits_of(self.cfg),
+            body_buffer=self.cfg.body_buffer,
+            send_timeout=self.send_timeout,
+        )
         if listener.name != HTTPS:
-            return Connection
+            return partial(Connection, terms)
         assert self.tls is not None
         from prefork_sd.workers.tlsconnection import TlsConnection  # only where ssl is loaded
 
-        return partial(TlsConnection, self.tls)
+        return partial(TlsConnection, self.tls, terms)
 
     # ---- one connection
 
     def on_connection(self, connection: Connection, event: int) -> None:
         """Something happened on a client's socket."""
         phase = connection.phase
-        if phase is Phase.HEAD or phase is Phase.BODY:
+        if phase is HEAD or phase is BODY:
             self.on_data(connection)
-        elif phase is Phase.SENDING:
+        elif phase is SENDING:
             if event & GONE:
                 self.drop(connection)
             elif event & WRITE:
                 self.advance(connection)
-                if connection.phase is Phase.HEAD:
+                if connection.phase is HEAD:
                     self.serve(connection)
             else:
                 self.watch(connection, WRITE)
-        elif phase is Phase.LINGERING:
+        elif phase is LINGERING:
             if event & GONE or connection.discard():
                 self.drop(connection)
         elif event & GONE:  # the app still runs: it will be told when it is done
@@ -268,7 +281,7 @@ class LoopWorker(Worker):
 
     def serve(self, connection: Connection) -> None:
         """Serve what is whole in the buffer, in order, then wait for more."""
-        while connection.phase is Phase.HEAD or connection.phase is Phase.BODY:
+        while connection.phase is HEAD or connection.phase is BODY:
             try:
                 request = connection.next_request()
             except http1.BadRequest as error:
@@ -282,22 +295,26 @@ class LoopWorker(Worker):
                 self.await_more(connection)
                 return
             self.execute(connection, request)
+            if connection.phase is HEAD and not connection.buffer:
+                self.await_more(connection)
+                return
 
     def await_more(self, connection: Connection) -> None:
         """The client has to send something: nothing, or the rest of a request."""
         if connection.ended:
             self.drop(connection)
             return
-        now = time.monotonic()
-        if connection.phase is Phase.BODY:
+        now = self.now
+        if connection.phase is BODY:
             self.timers.set(connection, now + self.body_timeout)
         elif connection.served and not connection.buffer:
             connection.idle = True
-            self.timers.set(connection, now + (self.cfg.keepalive if self.alive else LINGER))
+            self.timers.set(connection, now + (self.keepalive if self.alive else LINGER))
         elif connection.idle:  # the first bytes of the next request
             connection.idle = False
             self.timers.set(connection, now + self.head_timeout)
-        self.watch(connection, READ)
+        if connection.events != READ:
+            self.watch(connection, READ)
 
     def refuse(self, connection: Connection, error: http1.BadRequest) -> None:
         """Say what was wrong and close; linger so that the answer is not lost to a reset."""
@@ -306,7 +323,7 @@ class LoopWorker(Worker):
         self.linger(connection)
 
     def linger(self, connection: Connection) -> None:
-        connection.phase = Phase.LINGERING
+        connection.phase = LINGERING
         self.timers.set(connection, time.monotonic() + LAST_WORDS)
         if connection.ended:
             self.drop(connection)
@@ -339,26 +356,22 @@ class LoopWorker(Worker):
         raise NotImplementedError
 
     def call_app(self, connection: Connection, request: Request, lane: int) -> None:
-        """In the app's slot: call it, and take what it yields at once."""
+        """In the app's slot, since `request.started`: call it, and take what it yields at once."""
         head = request.head
-        now = request.started = time.monotonic()
-        response = wsgi.Response(
-            head,
-            connection,
-            keep_alive=head.keep_alive and self.alive and self.keeps,
-            room=self.room,
-            patience=now + self.patience,
-        )
+        now = request.started
+        keep_alive = head.keep_alive and self.alive and self.keepalive > 0
+        response = wsgi.Response(head, connection, keep_alive, self.room, now + self.patience)
         connection.response = response
+        connection.request = request
+        self.called += 1
+        request.id = f"{self.id_prefix}{self.called:x}"
         environ = request.environ = wsgi.make_environ(
             connection.base, connection.remote, head, request.body
         )
         environ["wsgi.early_hints"] = response.early_hints
-        self.called += 1
-        environ["PREFORK_SD_REQUEST_ID"] = request.id = f"{self.id_prefix}{self.called:x}"
+        environ["PREFORK_SD_REQUEST_ID"] = request.id
         if self.forwarded is not None:
             self.forwarded.apply(environ)
-        connection.request = request
         self.tmp.begin(lane, head.raw, now)
         REQUEST.set(request)
         if self.hooks.pre_request is not nothing:
@@ -387,16 +400,16 @@ class LoopWorker(Worker):
             self.log.debug("the client left: %s", error, extra=self.fields())
             self.drop(connection)
             return
-        if not flushed or not response.done:
-            connection.phase = Phase.SENDING
-            self.timers.set(connection, time.monotonic() + self.send_timeout)
-        if not flushed:
-            self.watch(connection, WRITE)
-        elif not response.done:
-            self.produce(connection)
-        else:
+        if flushed and response.done:
             self.complete(connection)
             self.turn_around(connection)
+            return
+        connection.phase = SENDING
+        self.timers.set(connection, time.monotonic() + self.send_timeout)
+        if flushed:
+            self.produce(connection)
+        else:
+            self.watch(connection, WRITE)
 
     def complete(self, connection: Connection) -> None:
         """A request is over: close what the app gave, count, and put it on record if asked."""
@@ -404,17 +417,15 @@ class LoopWorker(Worker):
         assert response is not None and request is not None  # noqa: PT018
         connection.request = None
         response.finish()
-        request.body.close()
+        if request.head.length or request.head.chunked:
+            request.body.close()  # it may be a file
         if self.hooks.post_request is not nothing:
             self.hooks.post_request(self, request, request.environ, response)
         self.requests += 1
-        self.sent += response.sent
-        failed = response.status >= 500
-        self.errors += failed
-        self.tmp.count(self.requests, self.errors, self.sent)
-        duration = time.monotonic() - request.started
-        self.tmp.observe(response.status, duration)
-        if self.access.wants(response, duration):
+        self.now = time.monotonic()
+        status, duration = response.status, self.now - request.started
+        self.tmp.observe(status, duration, response.sent)
+        if self.access.wants(status, duration, response.failure):
             remote = (request.environ or {}).get("REMOTE_ADDR", "")
             self.access.record(remote, request, response, duration)
         if self.wears and self.wear.worn(self.requests):
@@ -437,7 +448,7 @@ class LoopWorker(Worker):
             else:
                 self.drop(connection)
         else:
-            connection.phase = Phase.HEAD
+            connection.phase = HEAD
             connection.idle = True
 
     # ---- time and the end
@@ -454,14 +465,12 @@ class LoopWorker(Worker):
             self.start_accepting()
         for connection in self.timers.expired(now):
             assert isinstance(connection, Connection)
-            if connection.phase is Phase.RUNNING:
+            if connection.phase is RUNNING:
                 continue
-            begun = connection.phase is Phase.BODY or (
-                connection.phase is Phase.HEAD and connection.buffer
-            )
+            begun = connection.phase is BODY or (connection.phase is HEAD and connection.buffer)
             if begun:
                 self.refuse(connection, http1.BadRequest(408, "the request took too long"))
-            elif connection.phase is not Phase.CLOSED:
+            elif connection.phase is not CLOSED:
                 self.drop(connection)
 
     def begin_drain(self) -> None:
@@ -474,5 +483,5 @@ class LoopWorker(Worker):
         self.drain()
         deadline = time.monotonic() + LINGER
         for connection in list(self.connections.values()):
-            if connection.phase is Phase.HEAD and not connection.buffer:
+            if connection.phase is HEAD and not connection.buffer:
                 self.timers.set(connection, min(connection.deadline, deadline))

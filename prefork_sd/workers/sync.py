@@ -20,7 +20,9 @@ class SyncWorker(LoopWorker):
 
     def execute(self, connection: Connection, request: Request) -> None:
         self.in_call = True
-        self.tmp.promise(time.monotonic() + self.allowance)
+        now = request.started = time.monotonic()
+        if now > self.renewal:
+            self.renew(now)
         self.call_app(connection, request, 0)
         self.in_call = False
         self.advance(connection)
@@ -28,7 +30,7 @@ class SyncWorker(LoopWorker):
     def produce(self, connection: Connection) -> None:
         """One round, sent in the next turn, so that a long response does not shut out others."""
         self.in_call = True
-        self.tmp.promise(time.monotonic() + self.allowance)
+        self.renew(time.monotonic())
         self.call_again(connection, 0)
         self.in_call = False
         self.timers.set(connection, time.monotonic() + self.send_timeout)

@@ -8,7 +8,7 @@ from math import inf
 from queue import SimpleQueue
 
 from prefork_sd.scoreboard import HUNG
-from prefork_sd.workers.connection import Connection, Phase, Request
+from prefork_sd.workers.connection import HEAD, RUNNING, Connection, Request
 from prefork_sd.workers.loop import LoopWorker
 
 Job = tuple[Connection, Request | None]
@@ -38,6 +38,7 @@ class ThreadsWorker(LoopWorker):
         while job := self.jobs.get():
             connection, request, lane = job
             if request is not None:
+                request.started = time.monotonic()
                 self.call_app(connection, request, lane)
             else:
                 self.call_again(connection, lane)
@@ -45,11 +46,11 @@ class ThreadsWorker(LoopWorker):
             self.signals.wake()
 
     def execute(self, connection: Connection, request: Request) -> None:
-        connection.phase = Phase.RUNNING
+        connection.phase = RUNNING
         self.submit(connection, request)
 
     def produce(self, connection: Connection) -> None:
-        connection.phase = Phase.RUNNING
+        connection.phase = RUNNING
         self.submit(connection, None)
 
     def submit(self, connection: Connection, request: Request | None) -> None:
@@ -75,7 +76,7 @@ class ThreadsWorker(LoopWorker):
             if room and self.alive and not self.accepting and self.accept_again == inf:
                 self.start_accepting()
             self.advance(connection)
-            if connection.phase is Phase.HEAD:
+            if connection.phase is HEAD:
                 self.serve(connection)
 
     def turn(self) -> bool:

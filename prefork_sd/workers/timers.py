@@ -23,9 +23,10 @@ class Timers:
     def set(self, item: Timed, deadline: float) -> None:
         """Give it a deadline; it stays in its bucket unless the deadline comes before that."""
         item.deadline = deadline
-        second = int(deadline) + 1
-        if item.filed == 0 or second < item.filed:
-            self._file(item, second)
+        if not 0 < item.filed <= deadline:
+            second = int(deadline) + 1
+            if item.filed == 0 or second < item.filed:
+                self._file(item, second)
 
     def _file(self, item: Timed, second: int) -> None:
         if item.filed > 0:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from prefork_sd import http1
-from prefork_sd.workers.connection import RECEIVE, SLICE, Connection, taken
+from prefork_sd.workers.connection import RECEIVE, SLICE, Connection, Terms, taken
 from prefork_sd.wsgi import Environ, FileSlice, Piece
 
 RECORD = 16384  # bytes that one record has at most: RFC 8446, 5.1
@@ -41,19 +41,9 @@ class TlsConnection(Connection):
     __slots__ = ("_incoming", "_outgoing", "_plain", "_shaken", "_tls", "_unsent", "to_read")
 
     def __init__(
-        self,
-        context: ssl.SSLContext,
-        fd: int,
-        base: Environ,
-        remote: tuple[str, str],
-        limits: http1.Limits,
-        *,
-        body_buffer: int,
-        send_timeout: float,
+        self, context: ssl.SSLContext, terms: Terms, fd: int, remote: tuple[str, str]
     ) -> None:
-        super().__init__(
-            fd, base, remote, limits, body_buffer=body_buffer, send_timeout=send_timeout
-        )
+        super().__init__(terms, fd, remote)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent = memoryview(b"")  # encrypted, and not taken by the kernel yet
@@ -75,11 +65,11 @@ class TlsConnection(Connection):
             self.ended = True  # HTTP knows by itself whether a request is whole
             return True
         if self.announced is not None:  # a PROXY header is not encrypted
-            self.buffer += data
+            self.take(data)
             if not self._announce():
                 return False
             data = bytes(self.buffer)
-            self.buffer.clear()
+            self.buffer = b""
         self._incoming.write(data)
         if (self._shaken or self._shake_hands()) and self._decrypt():
             return True
@@ -111,7 +101,7 @@ class TlsConnection(Connection):
         with suppress(ssl.SSLWantReadError):
             while True:
                 data = self._tls.read(RECORD)
-                self.buffer += data
+                self.take(data)
                 if not data:
                     self.ended = True
                     break

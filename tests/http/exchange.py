@@ -9,6 +9,7 @@ from prefork_sd.http1 import (
     FixedBody,
     Head,
     HeadReader,
+    Heads,
     Limits,
     body_reader,
 )
@@ -43,7 +44,8 @@ class Connection:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.buffer = bytearray()
-        self.reader = HeadReader(limits)
+        self.heads = Heads(limits)
+        self.reader: HeadReader | None = None
         self.head: Head | None = None
         self.body: FixedBody | ChunkedBody | None = None
         self.data = b""
@@ -62,9 +64,10 @@ class Connection:
 
     def _step(self) -> bool:
         if self.head is None:
-            self.head = self.reader.read(self.buffer)
+            self.head = self._read()
             if self.head is None:
                 return False
+            self.reader = None
             self.body = body_reader(self.head, self.limits)
         if self.body is not None:
             self.data += self.body.read(self.buffer)
@@ -76,6 +79,14 @@ class Connection:
         self.open = self.head.keep_alive
         self.head, self.body, self.data = None, None, b""
         return self.open
+
+    def _read(self) -> Head | None:
+        if self.reader is None:
+            if head := self.heads.take(bytes(self.buffer)):
+                self.buffer.clear()
+                return head
+            self.reader = HeadReader(self.limits)
+        return self.reader.read(self.buffer)
 
     def end(self) -> Exchange:
         if not self.exchange.refused and self.open:

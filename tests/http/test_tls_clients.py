@@ -10,6 +10,7 @@ import pytest
 from prefork_sd import http1, tls
 from prefork_sd.config import build
 from prefork_sd.workers import tlsconnection
+from prefork_sd.workers.connection import Terms
 from prefork_sd.workers.tlsconnection import TlsConnection
 from tests.certificates import Pair
 from tests.http.secure import BLOCK, CLOSE, KEEP, Raw, hello, in_blocks, secured, served_by
@@ -158,9 +159,8 @@ def test_answers_to_a_client_that_does_not_read_have_a_bound(
     assert context is not None
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    connection = TlsConnection(
-        context, ours.detach(), {}, ("", ""), http1.Limits(), body_buffer=0, send_timeout=1
-    )
+    terms = Terms({}, http1.Limits(), body_buffer=0, send_timeout=1)
+    connection = TlsConnection(context, terms, ours.detach(), ("", ""))
     with theirs:
         connection._outgoing.write(bytes(tlsconnection.MOST_UNASKED + 1))
         connection._shaken = True

@@ -30,14 +30,16 @@ def test_a_child_writes_what_its_parent_reads() -> None:
     def live() -> int:
         slot.introduce(os.getpid(), 7)
         slot.promise(1000.0)
-        slot.count(3, 1, 500)
+        for status in (200, 200, 500):
+            slot.observe(status, 0.1, 100)
+        slot.publish()
         slot.begin(2, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", 12.5)
         slot.raise_flag(BOOTED)
         return 0
 
     pid = Processes().fork(live)
     os.waitpid(pid, 0)
-    assert (slot.pid, slot.generation, slot.counters) == (pid, 7, (3, 1, 500))
+    assert (slot.pid, slot.generation, slot.counters) == (pid, 7, (3, 1, 300))
     assert slot.booted
     [request] = slot.in_hand()
     assert (request.line, request.since) == ("GET /a HTTP/1.1", 12.5)
@@ -51,7 +53,8 @@ def test_a_new_slot_is_empty_though_it_was_used_before() -> None:
     slot.reserve(9)
     slot.introduce(1, 2)
     slot.promise(5.0)
-    slot.count(1, 2, 3)
+    slot.observe(500, 0.1, 3)
+    slot.publish()
     for flag in (BOOTED, DRAINING, TIRED, HUNG):
         slot.raise_flag(flag)
     for lane in (0, LANES - 1):
@@ -70,7 +73,8 @@ def test_slots_do_not_touch_each_other() -> None:
     board = Scoreboard()
     first, second = board.take(), board.take()
     first.begin(LANES - 1, b"x" * 1000, 1.0)
-    first.count(2**63, 2**63, 2**63)
+    first.observe(599, 1e300, 2**63)
+    first.publish()
     first.raise_flag(HUNG)
     assert second.in_hand() == []
     assert second.counters == (0, 0, 0)
@@ -162,13 +166,13 @@ def test_what_the_gone_have_served_still_counts() -> None:
     for _ in range(2):
         slot = board.take()
         slot.reserve(1)
-        slot.count(10, 1, 1000)
-        slot.observe(200, 0.001)
-        slot.observe(503, 99.0)
+        slot.observe(200, 0.001, 600)
+        slot.observe(503, 99.0, 400)
+        slot.publish()
         board.bury(slot)
         board.give_back(slot)
     gone = board.gone
-    assert (gone.requests, gone.errors, gone.sent) == (20, 2, 2000)
+    assert (gone.requests, gone.errors, gone.sent) == (4, 2, 2000)
     assert gone.classes == (0, 2, 0, 0, 2)
     assert (gone.buckets[0], gone.buckets[-1], sum(gone.buckets)) == (2, 2, 4)
     assert gone.seconds == pytest.approx(198.002)
@@ -180,10 +184,11 @@ def test_after_a_crash_all_are_gone_and_counted() -> None:
     for age in (1, 2):
         slot = board.take()
         slot.reserve(age)
-        slot.count(5, 0, 0)
+        slot.observe(200, 0.1, 0)
+        slot.publish()
     heir = Scoreboard(os.dup(board.fd))
     heir.bury_all()
-    assert heir.gone.requests == 10
+    assert heir.gone.requests == 2
     assert heir.take().age == 0
 
 

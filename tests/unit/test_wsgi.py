@@ -61,7 +61,7 @@ class Client:
 def response_for(
     client: Client, head: Head | None = None, room: int = 100, *, keep_alive: bool = True
 ) -> Response:
-    client.response = Response(head or head_of(), client, keep_alive=keep_alive, room=room)
+    client.response = Response(head or head_of(), client, keep_alive, room)
     return client.response
 
 
@@ -213,7 +213,7 @@ def test_an_http_1_0_client_is_told_the_end_by_the_end() -> None:
 
 def test_an_app_that_was_too_slow_does_not_keep_its_client() -> None:
     client = Client()
-    client.response = Response(head_of(), client, keep_alive=True, room=100, patience=0.0)
+    client.response = Response(head_of(), client, True, 100, patience=0.0)
     client.response.begin(answers([b"x"]), {})
     client.wait()
     assert b"Connection: close" in client.got
