@@ -236,6 +236,7 @@ class Response:
         "_client",
         "_close",
         "_fresh",
+        "_holding",
         "_iterator",
         "_left",
         "_patience",
@@ -260,8 +261,10 @@ class Response:
         keep_alive: bool,
         room: int,
         patience: float = math.inf,
+        holding: bool = False,
     ) -> None:
         self.head = head
+        self._holding = holding  # what is complete may wait a moment for others
         self._patience = patience  # when (monotonic) an app is too slow to keep a client with it
         self._client = client
         self._room = room  # bytes that may wait for the client before the app has to wait
@@ -347,6 +350,8 @@ class Response:
                     self._end()
                     return
                 self._take(data)
+                if self._left == 0 and self._holding:
+                    continue
                 if not self._client.flush():
                     self.broken = True
                     self.finish()

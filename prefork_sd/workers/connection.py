@@ -45,7 +45,8 @@ class Request:
 
     head: http1.Head
     body: IO[bytes]
-    started: float = 0.0
+    started: float = 0.0  # monotonic seconds
+    ended: float = 0.0  # if its response waits for others
     environ: Environ | None = None
     id: str = ""
 

@@ -56,6 +56,7 @@ class LoopWorker(Worker):
     """Accepts, reads, writes and times out; what runs the app is left open."""
 
     multithread = False
+    holding = False  # whether responses wait for others to leave with them
 
     def run(self) -> None:
         self.prepare()
@@ -191,7 +192,7 @@ class LoopWorker(Worker):
             self.on_data(connection)
         if connection.filed == 0:  # it is still with us, and has to say something
             self.timers.set(connection, now + self.head_timeout)
-        return connection.served > 0
+        return connection.served > 0 or connection.phase is SENDING
 
     def cannot_accept(self, error: OSError) -> None:
         """Out of descriptors or memory: wait a little, and let others accept.
@@ -360,8 +361,9 @@ class LoopWorker(Worker):
         head = request.head
         now = request.started
         keep_alive = head.keep_alive and self.alive and self.keepalive > 0
-        response = wsgi.Response(head, connection, keep_alive, self.room, now + self.patience)
-        connection.response = response
+        response = connection.response = wsgi.Response(
+            head, connection, keep_alive, self.room, now + self.patience, self.holding
+        )
         connection.request = request
         self.called += 1
         request.id = f"{self.id_prefix}{self.called:x}"
@@ -422,8 +424,10 @@ class LoopWorker(Worker):
         if self.hooks.post_request is not nothing:
             self.hooks.post_request(self, request, request.environ, response)
         self.requests += 1
-        self.now = time.monotonic()
-        status, duration = response.status, self.now - request.started
+        ended = request.ended
+        if not ended:
+            ended = self.now = time.monotonic()
+        status, duration = response.status, ended - request.started
         self.tmp.observe(status, duration, response.sent)
         if self.access.wants(status, duration, response.failure):
             remote = (request.environ or {}).get("REMOTE_ADDR", "")

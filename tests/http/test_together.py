@@ -1,0 +1,137 @@
+"""Responses of a quick app leave together: all of them, in order, and none is lost with another."""
+
+import time
+from collections.abc import Iterable, Iterator
+from signal import SIGABRT, SIGCONT, SIGSTOP
+
+from prefork_sd.workers import sync
+from tests.http.apps import TEXT, hello
+from tests.http.conftest import Serve
+from tests.http.serving import Client, Environ, Gate, Served, StartResponse, Wire
+
+
+def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    data = environ["PATH_INFO"].encode()
+    start_response("200 OK", [*TEXT, ("Content-Length", str(len(data)))])
+    return [data]
+
+
+def prove(served: Served) -> Client:
+    """A client whose requests have shown that the app is quick."""
+    client = served.connect()
+    for _ in range(3 * sync.PROVEN):
+        client.get("/quick")
+    return client
+
+
+def ask_at_once(served: Served, clients: list[Client], data: list[bytes]) -> None:
+    """All that is asked has come before the worker looks."""
+    served.signal(SIGSTOP)
+    for client, piece in zip(clients, data, strict=True):
+        client.send(piece)
+    served.signal(SIGCONT)
+
+
+def request(path: str, *fields: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: a", *fields, "", ""]).encode()
+
+
+def test_everybody_gets_their_own(serve_sync: Serve) -> None:
+    served = serve_sync(echo)
+    prove(served)
+    clients = [served.connect() for _ in range(40)]
+    for client in clients:
+        client.get("/first")
+    ask_at_once(served, clients, [request(f"/{number}") for number in range(40)])
+    assert [client.reply().text for client in clients] == [f"/{number}" for number in range(40)]
+
+
+def test_pipelined_requests_keep_their_order(serve_sync: Serve) -> None:
+    served = serve_sync(echo)
+    prove(served)
+    clients = [served.connect() for _ in range(5)]
+    paths = [f"/{number}" for number in range(600)]
+    for client in clients:
+        client.send(b"".join(map(request, paths)))
+    for client in clients:
+        assert [client.reply().text for _ in paths] == paths
+
+
+def test_clients_that_close(serve_sync: Serve) -> None:
+    served = serve_sync(echo)
+    prove(served)
+    served.signal(SIGSTOP)
+    clients = [served.connect() for _ in range(40)]
+    for number, client in enumerate(clients):
+        client.send(request(f"/{number}", "Connection: close"))
+    served.signal(SIGCONT)
+    for number, client in enumerate(clients):
+        assert client.reply().text == f"/{number}"
+        assert client.rest() == b""
+    served.stop()
+    assert served.slot.counters[0] == 40 + 3 * sync.PROVEN
+
+
+def test_a_generator_waits_for_its_end_only_where_the_app_is_quick(
+    serve_sync: Serve, gate: Gate
+) -> None:
+    """What it does after its last block is not what the client waits for."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [*TEXT, ("Content-Length", "4")])
+        yield b"body"
+        if environ["PATH_INFO"] == "/slow":
+            gate.wait()
+
+    served = serve_sync(app)
+    client = served.connect()
+    client.send(request("/slow"))
+    assert client.reply().text == "body"
+    gate.open()
+    for _ in range(3 * sync.PROVEN):
+        assert client.get("/quick").text == "body"
+
+
+def test_what_was_answered_is_not_lost_with_a_call_that_hangs(
+    serve_sync: Serve, gate: Gate, wire: Wire
+) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/hang":
+            wire.say("hangs")
+            gate.wait()
+        return echo(environ, start_response)
+
+    served = serve_sync(app)
+    client = prove(served)
+    good, bad = served.connect(), served.connect()
+    for one in (good, bad, client):  # the last one is first in the order that epoll keeps
+        one.get("/first")
+    ask_at_once(served, [good, bad], [request("/good"), request("/hang")])
+    assert wire.hear() == "hangs"
+    served.signal(SIGABRT)
+    assert good.reply().text == "/good"
+    assert bad.rest() == b""
+
+
+def test_a_slow_call_ends_it(serve_sync: Serve, gate: Gate) -> None:
+    """Until the app has proven quick again, nobody waits for anybody."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            until = time.monotonic() + 4 * sync.QUICK
+            while time.monotonic() < until:
+                pass
+        if environ["PATH_INFO"] == "/wait":
+            gate.wait()
+        return hello(environ, start_response)
+
+    served = serve_sync(app)
+    client = prove(served)
+    assert client.get("/slow").status == 200
+    one, other = served.connect(), served.connect()
+    for each in (one, other, client):
+        each.get("/first")
+    ask_at_once(served, [one, other], [request("/one"), request("/wait")])
+    assert one.reply().status == 200
+    gate.open()
+    assert other.reply().status == 200
