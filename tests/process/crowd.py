@@ -1,4 +1,4 @@
-"""Many clients of one test, driven by one epoll: idle ones, dripping ones, and one that is quick."""
+"""Many clients of one test on one epoll: idle ones, dripping ones, and one that is quick."""
 
 import select
 import socket
