@@ -26,7 +26,7 @@ def upload(environ):
     return [str(size).encode()]
 
 def streamed(environ):
-    return (bytes(65536) for _ in range({DOWNLOAD // 65536}))
+    return (b"x" * 65536 for _ in range({DOWNLOAD // 65536}))
 
 def file(environ):
     return environ["wsgi.file_wrapper"](open(os.environ["LARGE"], "rb"))
