@@ -35,8 +35,11 @@ def unknown(environ):
     environ["wsgi.file_wrapper"].regular = lambda self: None  # what the kernel cannot send
     return file(environ)
 
+def whole(environ):
+    return [b"x" * (2 * {GROWTH})]
+
 plain = application
-LARGE = {{"/upload": upload, "/streamed": streamed, "/file": file, "/unknown": unknown}}
+LARGE = {{f"/{{page.__name__}}": page for page in (upload, streamed, file, unknown, whole)}}
 
 def application(environ, start_response):
     page = LARGE.get(environ["PATH_INFO"])
@@ -75,6 +78,13 @@ def growing_less_than(limit: int, pid: int) -> Iterator[None]:
     proc.forget_peak(pid)
     yield
     assert proc.peak(pid) - before < limit
+
+
+def test_what_an_app_keeps_in_memory_is_seen(crowd: Crowd, worker: int) -> None:
+    """The measure of the tests that follow."""
+    with pytest.raises(AssertionError), growing_less_than(GROWTH, worker):
+        size = rest(ask(crowd, "/whole"), bytearray(MIB))
+    assert size > 2 * GROWTH
 
 
 # ---- large bodies
