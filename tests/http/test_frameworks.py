@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from wsgiref.validate import validator
 
 import pytest
 
 from tests.http.browser import Browser, browsing, multipart
 from tests.http.conftest import Serve
 from tests.http.frameworks.parts import PIECES
+from tests.http.reference import Reference
 from tests.http.serving import App, Environ, StartResponse, Wire
 
 FRAMEWORKS = ["flask", "django", "bottle", "falcon", "pyramid"]
@@ -181,3 +183,63 @@ def test_a_file_that_has_not_changed_is_not_sent_again(browser: Browser) -> None
         assert page["Transfer-Encoding"] is None
     assert browser.get("/").text == "hello"
     assert browser.connections == 1
+
+
+# ---- by the reference
+
+
+KIND, UPLOAD = multipart("bill.pdf", CONTENT, note="late")
+FORM = "application/x-www-form-urlencoded"
+REQUESTS: list[tuple[str, str, bytes | None, dict[str, str]]] = [
+    ("GET", "/", None, {}),
+    ("GET", "/items/7?q=a%20%C3%A9+b", None, {}),
+    ("GET", "/nowhere", None, {}),
+    ("GET", "/old", None, {}),
+    ("GET", "/empty", None, {}),
+    ("GET", "/stream", None, {}),
+    ("GET", "/files/data", None, {}),
+    ("GET", "/files/data", None, {"Range": "bytes=0-99"}),
+    ("HEAD", "/", None, {}),
+    ("HEAD", "/files/data", None, {}),
+    ("POST", "/form", b"a=1&b=%C3%A9", {"Content_Type": FORM}),
+    ("POST", "/upload", UPLOAD, {"Content_Type": KIND}),
+    ("PUT", "/body", CONTENT, {"Content_Type": "application/octet-stream"}),
+    ("GET", "/fail", None, {}),
+]
+
+
+CONTENT_TYPE_OF_NOTHING = ["flask", "django"]  # what the validator says of their 204
+
+
+def without_extensions(app: App) -> App:
+    """Werkzeug takes wsgi.input_terminated as leave to call read() without a size."""
+
+    def plain(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ.pop("wsgi.input_terminated", None)
+        return app(environ, start_response)
+
+    return plain
+
+
+def answers(serve: Serve, app: App, **settings: object) -> list[tuple[str, int, bytes]]:
+    """What an app answers to all the requests when wsgiref.validate stands before it.
+
+    An error page is its status: some have the server's port in them.
+    """
+    found = []
+    with browsing(serve(validator(without_extensions(app)), **settings)) as browser:
+        for method, path, body, fields in REQUESTS:
+            page = browser.load(method, path, body, **fields)
+            found.append((f"{method} {path}", page.status, page.body if page.status < 400 else b""))
+    return found
+
+
+def test_validated_it_answers_as_behind_the_reference_server(
+    serve: Serve, serve_sync: Serve, shop: Shop
+) -> None:
+    expected = answers(serve_sync, shop, worker=Reference)
+    failures = ["GET /fail"]
+    if shop.framework in CONTENT_TYPE_OF_NOTHING:
+        failures.insert(0, "GET /empty")
+    assert [request for request, status, _ in expected if status == 500] == failures
+    assert answers(serve, shop) == expected
