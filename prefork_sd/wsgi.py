@@ -328,6 +328,9 @@ class Response:
                     self._end()
                     return
                 self._take(data)
+                if self._mute:
+                    self._end()
+                    return
                 if not self._client.flush():
                     self.broken = True
                     self.finish()
@@ -445,6 +448,14 @@ class Response:
             lines.append(KEEP_ALIVE)
         lines.append(b"\r\n")
         self._put(b"".join(lines))
+
+    @property
+    def _mute(self) -> bool:
+        """Whether the head was all there is to send, and nobody will ever read more."""
+        shape = self._shape
+        if self._fresh or shape is None:  # the head is still to come
+            return False
+        return self.head.method == "HEAD" or shape.bodiless
 
     def _body(self, data: bytes) -> None:
         shape = self._shape
