@@ -5,6 +5,7 @@ import errno
 import grp
 import os
 import pwd
+import resource
 import signal
 import sys
 import traceback
@@ -189,6 +190,17 @@ def die_with_parent(parent: int, signum: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         os.kill(os.getpid(), signum)
+
+
+def allow_files(count: int) -> None:
+    """Let this process have so many files open, or as many as its hard limit has: setrlimit(2).
+
+    systemd gives a service a soft limit of 1024, for the sake of select(2): systemd.exec(5).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def become_subreaper(wanted: bool = True) -> None:

@@ -89,14 +89,16 @@ class Shape:
     _kept: bytes = b""
     _closed: bytes = b""
 
-    def whole(self, keep_alive: bool) -> bytes:
-        """All of the head for an HTTP/1.1 client, where the app has said the length."""
+    def whole(self, connection: bytes = b"", framing: bytes = b"") -> bytes:
+        """All of the head, with what else it says, as lines: of the connection, of the framing."""
         date = b"" if self.dated else _Clock.date()
+        if framing or connection is KEEP_ALIVE:
+            return b"".join((self.lines, framing, date, self.ours, connection, b"\r\n"))
         if date is not self._date or not self._kept:
             self._date = date
             self._kept = b"".join((self.lines, date, self.ours, b"\r\n"))
             self._closed = b"".join((self.lines, date, self.ours, CLOSE, b"\r\n"))
-        return self._kept if keep_alive else self._closed
+        return self._closed if connection else self._kept
 
 
 _shapes: dict[tuple[str, tuple[tuple[str, str], ...]], Shape] = {}
@@ -188,6 +190,9 @@ def make_environ(
             head.kept = (base, environ.copy())
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = remote
     environ["wsgi.input"] = body
+    if head.chunked:  # its length without the coding: RFC 3875, 4.1.2
+        environ["CONTENT_LENGTH"] = str(body.seek(0, io.SEEK_END))
+        body.seek(0)
     return environ
 
 
@@ -239,6 +244,7 @@ class Response:
         "_holding",
         "_iterator",
         "_left",
+        "_mute",
         "_patience",
         "_room",
         "_shape",
@@ -274,7 +280,9 @@ class Response:
         # pending: bytes in `out`, but for files; sent: bytes of the body produced so far
         self.pending = self.sent = 0
         # started: whether any byte has left for the client, which the connection says
-        self.done = self.broken = self.started = self._chunked = False
+        self.done = self.broken = self.started = False
+        # chunked: in chunks; mute: the head is all there is to send
+        self._chunked = self._mute = False
         self.failure: BaseException | None = None
         self.status = 500  # until the app says another one
         self._shape: Shape | None = None
@@ -350,6 +358,9 @@ class Response:
                     self._end()
                     return
                 self._take(data)
+                if self._mute:
+                    self._end()
+                    return
                 if self._left == 0 and self._holding:
                     continue
                 if not self._client.flush():
@@ -426,7 +437,7 @@ class Response:
         self._fresh = False
         if self._patience < math.inf and time.monotonic() > self._patience:
             self.keep_alive = False
-        start = shape.whole(self.keep_alive)
+        start = shape.whole(b"" if self.keep_alive else CLOSE)
         if size <= JOINED:
             self.out.append(start + data)
         else:
@@ -448,7 +459,7 @@ class Response:
             return False
         self._send_head(size)
         count = size if self._left is None else self._left
-        if self.head.method != "HEAD" and not self._shape.bodiless:
+        if not self._mute:
             self.out.append(FileSlice(fd, offset, count))
             self.sent += count
             self._left = 0
@@ -473,34 +484,28 @@ class Response:
         if shape is None:
             raise AssertionError("the app returned data before calling start_response()")
         self._fresh = False
-        lines = [shape.lines]
+        head, framing = self.head, b""
+        modern = head.version == "HTTP/1.1"
+        self._mute = shape.bodiless or head.method == "HEAD"
         if shape.bodiless:
             self._left = 0
         elif shape.length is not None:
             self._left = shape.length
-        elif length is not None and (length or self.head.method != "HEAD"):
+        elif length is not None and (length or head.method != "HEAD"):
             self._left = length
-            lines.append(b"Content-Length: %d\r\n" % length)
-        elif self.head.version == "HTTP/1.1":
-            self._chunked = self.head.method != "HEAD"
-            lines.append(CHUNKED)
+            framing = b"Content-Length: %d\r\n" % length
+        elif modern:
+            self._chunked = not self._mute
+            framing = CHUNKED
         else:
             self.keep_alive = False
-        if not shape.dated:
-            lines.append(_Clock.date())
-        if shape.ours:
-            lines.append(shape.ours)
-        if not self.keep_alive or time.monotonic() > self._patience:
+        if time.monotonic() > self._patience:
             self.keep_alive = False
-            lines.append(CLOSE)
-        elif self.head.version == "HTTP/1.0":
-            lines.append(KEEP_ALIVE)
-        lines.append(b"\r\n")
-        self._put(b"".join(lines))
+        connection = CLOSE if not self.keep_alive else b"" if modern else KEEP_ALIVE
+        self._put(shape.whole(connection, framing))
 
     def _body(self, data: bytes) -> None:
-        shape = self._shape
-        if self.head.method == "HEAD" or (shape is not None and shape.bodiless):
+        if self._mute:
             return
         if self._chunked:
             self.sent += len(data)
@@ -531,7 +536,7 @@ class Response:
             self._send_head(0)
         if self._chunked:
             self._put(http1.LAST_CHUNK)
-        elif self._left and self.head.method != "HEAD":
+        elif self._left and not self._mute:
             self.broken = True
             self.failure = self.failure or ValueError(
                 f"the app sent {self._left} bytes fewer than its Content-Length says"

@@ -39,6 +39,8 @@ WORKER_CLASSES = {
     "asgi": "prefork_sd.workers.asgi.AsgiWorker",
 }
 
+OWN_FILES = 1024  # files that the app may have open beside its clients' connections
+
 MEANT_FOR_THE_ARBITER = (signal.SIGHUP, signal.SIGWINCH)
 
 
@@ -140,6 +142,7 @@ class Worker:
         if isinstance(sys.stdout, io.TextIOWrapper):  # what is printed shall not die with us
             sys.stdout.reconfigure(line_buffering=True)
         process.set_title(f"prefork-sd: worker [{self.proc_name}]")
+        process.allow_files(self.cfg.worker_connections + OWN_FILES)
         try:
             self.hooks.post_fork(self.server, self)
             process.become(self.cfg.user, self.cfg.group)

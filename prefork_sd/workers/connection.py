@@ -62,18 +62,18 @@ class Request:
 class Body:
     """A request's body as it comes in: in memory up to a bound, then in an unlinked file."""
 
-    __slots__ = ("_bound", "_size", "_spooled", "file")
+    __slots__ = ("_bound", "_spooled", "file", "size")
 
     def __init__(self, bound: int) -> None:
         self.file: IO[bytes] = BytesIO()
         self._bound = bound
-        self._size = 0
+        self.size = 0  # bytes so far
         self._spooled = False
 
     def write(self, data: bytes) -> None:
         """Take more of it. Raises OSError when the disk is full."""
-        self._size += len(data)
-        if self._size > self._bound and not self._spooled:
+        self.size += len(data)
+        if self.size > self._bound and not self._spooled:
             memory, self.file = self.file, TemporaryFile()  # noqa: SIM115 (closed with its request)
             self.file.write(memory.getbuffer())  # type: ignore[attr-defined]
             self._spooled = True

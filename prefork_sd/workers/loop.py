@@ -41,6 +41,7 @@ from prefork_sd.workers.wear import Wear
 LINGER = 1.0  # seconds that an idle client may still send something after a drain has begun
 LAST_WORDS = 2.0  # seconds for a refused client to read why
 ACCEPT_MOST, ACCEPT_FOR = 32, 0.002  # connections and seconds before the others have their turn
+SHARE = 0.005  # seconds for what one client has sent at once before others have their turn
 PAUSE = 0.5  # seconds without accepting when no file descriptor is to be had
 FOREVER = 1e8  # seconds, for a limit that is off
 GLANCE = 0.001  # seconds for the first bytes of a client, before another one is accepted
@@ -73,6 +74,7 @@ class LoopWorker(Worker):
         self.proxied = trust if cfg.proxy_protocol else None
         self.timers = Timers()
         self.connections: dict[int, Connection] = {}
+        self.postponed: list[Connection] = []  # they have sent more than their share
         self.listening: dict[int, Listener] = {}
         self.accepting = False
         self.draining = False
@@ -114,6 +116,8 @@ class LoopWorker(Worker):
                     self.accept(listener)
             elif fd == self.signals.fileno():
                 self.on_wake()
+        if self.postponed:
+            self.resume()
         self.expire(heard)
         self.tmp.publish()
         if not self.alive:
@@ -129,6 +133,8 @@ class LoopWorker(Worker):
 
     def next_event(self) -> float:
         """When something has to be done though nothing was heard (monotonic seconds)."""
+        if self.postponed:
+            return 0.0
         return min(self.timers.next(), self.accept_again, self.wear.until)
 
     def finish(self) -> None:
@@ -282,6 +288,7 @@ class LoopWorker(Worker):
 
     def serve(self, connection: Connection) -> None:
         """Serve what is whole in the buffer, in order, then wait for more."""
+        until = 0.0
         while connection.phase is HEAD or connection.phase is BODY:
             try:
                 request = connection.next_request()
@@ -296,9 +303,26 @@ class LoopWorker(Worker):
                 self.await_more(connection)
                 return
             self.execute(connection, request)
-            if connection.phase is HEAD and not connection.buffer:
-                self.await_more(connection)
-                return
+            if connection.phase is HEAD:
+                if not connection.buffer:
+                    self.await_more(connection)
+                    return
+                now = time.monotonic()
+                until = until or now + SHARE
+                if now > until:
+                    self.postpone(connection)
+
+    def postpone(self, connection: Connection) -> None:
+        """Let others have their turn before more of that client is served."""
+        connection.phase = RUNNING  # and nothing more of it is read
+        self.postponed.append(connection)
+
+    def resume(self) -> None:
+        """Go on with those who have let others have their turn."""
+        postponed, self.postponed = self.postponed, []
+        for connection in postponed:
+            connection.phase = HEAD
+            self.serve(connection)
 
     def await_more(self, connection: Connection) -> None:
         """The client has to send something: nothing, or the rest of a request."""

@@ -73,12 +73,14 @@ class SyncWorker(LoopWorker):
         self.sent += unsent
 
     def expire(self, now: float) -> None:
-        while self.unsent or self.sent:
-            self.send_all()
-            sent, self.sent = self.sent, []
-            for connection in sent:
-                if connection.phase is HEAD:
-                    self.serve(connection)
+        self.send_all()
+        sent, self.sent = self.sent, []
+        for connection in sent:
+            if connection.phase is HEAD:
+                if connection.buffer:
+                    self.postpone(connection)
+                else:
+                    self.await_more(connection)
         super().expire(now)
 
     def produce(self, connection: Connection) -> None:

@@ -20,7 +20,7 @@ from prefork_sd.hooks import Hooks
 from prefork_sd.loader import Application
 from prefork_sd.process import Exit, Processes
 from prefork_sd.scoreboard import LastWords, Scoreboard
-from prefork_sd.workers.loop import LoopWorker
+from prefork_sd.workers.base import Worker
 from prefork_sd.workers.sync import SyncWorker
 from prefork_sd.workers.threads import ThreadsWorker
 
@@ -120,7 +120,7 @@ class Served:
     def __init__(
         self,
         wsgi: App,
-        kind: type[LoopWorker] = SyncWorker,
+        kind: type[Worker] = SyncWorker,
         *,
         hooks: Hooks | None = None,
         bind: str = "127.0.0.1:0",
@@ -349,4 +349,4 @@ class Client:
         return reply
 
 
-KINDS = {"sync": SyncWorker, "threads": ThreadsWorker}
+KINDS: dict[str, type[Worker]] = {"sync": SyncWorker, "threads": ThreadsWorker}

@@ -99,6 +99,16 @@ def test_environ_has_everything(serve: Serve) -> None:
     assert {key: environ[key] for key in environ if key not in ours} == expected
 
 
+def test_a_body_in_chunks_has_a_length(serve: Serve) -> None:
+    """RFC 3875, 4.1.2: of the body "after the server has removed any transfer-codings"."""
+    client = serve(show("CONTENT_LENGTH")).connect()
+    head = b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for body, length in ((b"3\r\nabc\r\n2\r\nde\r\n", "'5'"), (b"", "'0'"), (b"1\r\na\r\n", "'1'")):
+        client.send(head + body + b"0\r\n\r\n")
+        assert client.reply().text == length
+    assert client.get().text == "None"
+
+
 def test_multithread_is_true_where_it_is(serve_sync: Serve, serve_threads: Serve) -> None:
     app = show("wsgi.multithread")
     assert serve_sync(app).get().text == "False"

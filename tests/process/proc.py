@@ -53,6 +53,28 @@ def state(pid: int) -> str:
     return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
 
 
+def resident(pid: int) -> int:
+    """Bytes of memory that it has in use: its share of what others have, too, is counted whole."""
+    return _status(pid, "VmRSS")
+
+
+def peak(pid: int) -> int:
+    """The most that `resident` has been since `forget_peak`, in bytes."""
+    return _status(pid, "VmHWM")
+
+
+def forget_peak(pid: int) -> None:
+    """Begin anew: proc_pid_clear_refs(5)."""
+    (PROC / str(pid) / "clear_refs").write_text("5")
+
+
+def _status(pid: int, name: str) -> int:
+    """A size of proc_pid_status(5), in bytes."""
+    lines = (PROC / str(pid) / "status").read_text().splitlines()
+    [size] = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(size) * 1024
+
+
 def reap() -> None:
     """Take note of the ends of orphans that became ours."""
     with contextlib.suppress(ChildProcessError):

@@ -1,6 +1,7 @@
 """The door to processes, with real ones: how they end is told by the kernel."""
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -216,3 +217,31 @@ def test_become_nobody_else_is_no_work() -> None:
 )
 def test_an_end_in_words(exit: Exit, text: str) -> None:
     assert str(exit) == text
+
+
+# ---- open files
+
+
+def limits_after(soft: int, hard: int, wanted: int) -> tuple[int, int]:
+    """What a child with these limits may open once it has asked for `wanted` files."""
+    read, write = os.pipe()
+
+    def run() -> int:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        process.allow_files(wanted)
+        os.write(write, "{} {}".format(*resource.getrlimit(resource.RLIMIT_NOFILE)).encode())
+        return 0
+
+    with child(run):
+        os.close(write)
+        assert readable(read)
+        found = os.read(read, 100).split()
+        os.close(read)
+    return int(found[0]), int(found[1])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "soft"), [(300, 300), (100, 200), (400, 400), (5000, 400)], ids=str
+)
+def test_files_are_allowed_up_to_the_hard_limit(wanted: int, soft: int) -> None:
+    assert limits_after(200, 400, wanted) == (soft, 400)

@@ -1,0 +1,69 @@
+"""No client can keep a worker to itself, however little it costs it to ask for a lot."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from tests.http.apps import TEXT, Closing, hello
+from tests.http.conftest import Serve
+from tests.http.serving import App, Environ, StartResponse, Wire
+
+GET = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def endless(wire: Wire, status: str = "200 OK") -> App:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/other":
+            return hello(environ, start_response)
+        start_response(status, TEXT)
+        return Endless(wire)
+
+    return app
+
+
+class Endless(Closing):
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield b"x"
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not Modified")],
+)
+def test_a_response_without_a_body_is_over_after_its_head(
+    serve: Serve, wire: Wire, method: str, status: str
+) -> None:
+    """However much the app has for it: nobody would ever read it."""
+    served = serve(endless(wire, status))
+    client = served.connect()
+    for _ in range(2):
+        client.request(method, "/endless")
+        assert client.reply(method).status == int(status[:3])
+        assert wire.hear() == "closed"
+    assert client.get("/other").text == "/other"
+
+
+def test_a_client_that_sends_many_requests_at_once_leaves_a_turn_to_others(
+    serve: Serve, wire: Wire
+) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/other":
+            if environ["PATH_INFO"] == "/0":
+                wire.say("begun")
+            end = time.thread_time() + 0.005
+            while time.thread_time() < end:
+                pass
+        return hello(environ, start_response)
+
+    served = serve(app)
+    greedy, other = served.connect(), served.connect()
+    other.get("/other")
+    count = 300
+    greedy.send(b"".join(GET % b"%d" % number for number in range(count)))
+    assert wire.hear() == "begun"
+    begun = time.monotonic()
+    assert other.get("/other").text == "/other"
+    assert time.monotonic() - begun < 0.5  # of 1.5 seconds
+    assert [greedy.reply().text for _ in range(count)] == [f"/{number}" for number in range(count)]
