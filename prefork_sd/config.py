@@ -43,6 +43,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 ACCESS_LOGS = ("off", "errors", "all")
 CLIENT_AUTHS = ("required", "optional")
 FOLDERS = ("/etc/prefork-sd", "/run/prefork-sd", "/usr/lib/prefork-sd/services")  # /etc wins
+# the old generation, the new one and its surge, and those that drain all have a slot
+MOST_WORKERS = 512
 DEFAULT_BIND = ("127.0.0.1:8000",)  # without systemd and without a `bind`
 
 
@@ -139,7 +141,7 @@ class Config:
         WORKERS,
         help="worker processes kept alive; auto: 2 for each CPU, and one",
         at_least=1,
-        at_most=512,
+        at_most=MOST_WORKERS,
     )
     worker_class: str = setting("auto", WORKER_CLASS, help="how a worker serves requests")
     threads: int = setting(
