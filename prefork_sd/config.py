@@ -28,6 +28,7 @@ from prefork_sd.values import (
     APP,
     BIND,
     FORWARDED,
+    HEADER,
     HOOKS,
     MODE,
     PEERS,
@@ -226,6 +227,14 @@ class Config:
         SECONDS,
         help="a longer request is recorded unless `access_log` is off; 0: never",
         at_least=0,
+    )
+
+    request_id_header: str = setting(
+        "",
+        HEADER,
+        help="the response header that tells a client the PREFORK_SD_REQUEST_ID of the records; "
+        "empty: none",
+        example="X-Request-ID",
     )
 
     # Limits of HTTP

@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from types import TracebackType
 from typing import IO, Any, Protocol
@@ -485,3 +485,19 @@ class Response:
                 f"the app sent {self._left} bytes fewer than its Content-Length says"
             )
         self.finish()
+
+
+class TaggedResponse(Response):
+    """A response that hands back the request's id in a header, unless the app has set that one."""
+
+    __slots__ = ("_line", "_name")
+
+    def tag(self, name: bytes, id: str) -> None:
+        """Before the app is called: with that header."""
+        self._name, self._line = name.lower(), b"%b: %b\r\n" % (name, id.encode())
+
+    def _send_head(self, length: int | None) -> None:
+        shape = self._shape
+        if shape is not None and b"\r\n%b:" % self._name not in shape.lines.lower():
+            self._shape = replace(shape, lines=shape.lines + self._line)
+        super()._send_head(length)
