@@ -218,13 +218,14 @@ class Arbiter(Crew):
         poll = select.poll()
         poll.register(self.SIG_QUEUE.fileno(), select.POLLIN)
         if self.pressure.fd >= 0:
-            poll.register(self.pressure.fd, select.POLLPRI)
+            poll.register(self.pressure.fd, self.pressure.events)
         deadline = min(deadline, self.doors.next_deadline())
         for fd, events in self.doors.fds().items():
             poll.register(fd, events)
         left = min(max(deadline - now, 0.0), LONGEST_SLEEP)
-        for fd, _ in poll.poll(None if deadline == inf else ceil(left * 1000)):
+        for fd, events in poll.poll(None if deadline == inf else ceil(left * 1000)):
             if fd == self.pressure.fd:
+                self.pressure.take(events)
                 relief.relieve(self, time.monotonic())
 
     def wakeup(self) -> None:
