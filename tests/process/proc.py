@@ -53,6 +53,11 @@ def state(pid: int) -> str:
     return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
 
 
+def children(pid: int) -> list[int]:
+    """The processes that its main thread has started."""
+    return [int(child) for child in (PROC / f"{pid}/task/{pid}/children").read_text().split()]
+
+
 def reap() -> None:
     """Take note of the ends of orphans that became ours."""
     with contextlib.suppress(ChildProcessError):
