@@ -13,6 +13,7 @@ from prefork_sd.errors import ConfigError, Problem
 
 FIRST_FD = 3
 LISTENER_NAMES = ("http", "https", "status")
+OWN = "own-"  # how the names of listeners begin that we had bound ourselves, and systemd has kept
 # LISTEN_PIDFDID (systemd 259) says once more for whom the descriptors are.
 VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID")
 
@@ -21,12 +22,14 @@ VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID")
 class Inherited:
     """What we were started with. Only names count: the order changes at a daemon-reload.
 
-    `listeners` are (name, fd) of listening stream sockets, `memory` memfds and pipes by name.
+    `listeners` are (name, fd) of listening stream sockets, `memory` memfds and pipes by name,
+    `own` listeners that we had bound ourselves in a former life, by name.
     `warnings` has a sentence for each descriptor that nobody here knows; it is closed by then.
     """
 
     listeners: list[tuple[str, int]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
+    own: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -68,6 +71,8 @@ def _sort_in(result: Inherited, name: str, fd: int) -> None:
                 "in the .socket unit use ListenStream= with Accept=no"
             )
         result.listeners.append((name, fd))
+    elif name.startswith(OWN) and name not in result.own and not _not_a_listener(fd, mode):
+        result.own[name] = fd
     elif (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)) and name not in result.memory:
         result.memory[name] = fd
     else:

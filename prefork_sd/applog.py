@@ -1,12 +1,19 @@
-"""The app's own log records: kept as the app's, and told which request they belong to."""
+"""What the app logs and prints: kept as the app's, and told which request it belongs to."""
 
+import io
 import logging
+import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Protocol
+from typing import BinaryIO, Protocol, TextIO
 
-from prefork_sd.journal import JournalHandler
+from prefork_sd.journal import LEVELS, JournalHandler, level_of
+
+LONGEST = 48 * 1024  # characters of a line that has no end; LineMax= of journald.conf(5)
+TRACEBACK = "Traceback (most recent call last):\n"
+_PREFIX = re.compile(r"<([0-7])>")  # of a line with a priority: sd-daemon(3)
 
 
 class Served(Protocol):
@@ -21,6 +28,95 @@ class Served(Protocol):
 
 
 REQUEST: ContextVar[Served | None] = ContextVar("prefork_sd_request", default=None)
+
+
+class _Pending(threading.local):
+    """What a thread has printed of a line or of a traceback, and for which request."""
+
+    text = ""
+    request: Served | None = None
+
+
+class Printed(io.TextIOBase):
+    """Standard output or error of Python code, for journald: each line is a record.
+
+    What is written at once stays together, and so does a traceback that is printed line by line.
+    `file` is the stream itself: programs that the app starts write there, and so does C code.
+    """
+
+    def __init__(self, file: TextIO, handler: logging.Handler, level: int) -> None:
+        super().__init__()
+        self._file = file
+        self._handler = handler
+        self._level = level
+        self._pending = _Pending()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self._file.buffer
+
+    @property
+    def name(self) -> str:
+        return self._file.name
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def reconfigure(self, **_options: object) -> None:
+        """There is nothing to choose."""
+
+    def write(self, text: str) -> int:
+        pending, request = self._pending, REQUEST.get()
+        if pending.text and pending.request is not request:
+            self.flush()
+        pending.text, pending.request = pending.text + text, request
+        ended = pending.text.endswith("\n") and not _goes_on(pending.text)
+        if ended or len(pending.text) > LONGEST:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Put on record what this thread has written, ended or not."""
+        pending = self._pending
+        text, pending.text = pending.text.rstrip("\n"), ""
+        if not text:
+            return
+        level = self._level
+        if prefix := _PREFIX.match(text):
+            level, text = LEVELS[level_of(int(prefix[1]))], text[prefix.end() :]
+        name = self._file.name.strip("<>")
+        record = logging.LogRecord(name, level, "", 0, "%s", (text,), None)
+        token = REQUEST.set(pending.request)
+        self._handler.handle(record)
+        REQUEST.reset(token)
+
+    def close(self) -> None:
+        """The stream is not the app's to close."""
+        self.flush()
+
+
+def _goes_on(text: str) -> bool:
+    """Whether that is a traceback whose last line, the exception, is still to come."""
+    line = text[text.rstrip("\n").rfind("\n") + 1 :]
+    return text.lstrip("\n").startswith(TRACEBACK) and (line == TRACEBACK or line[0] == " ")
+
+
+def capture(service: str, worker: Mapping[str, object]) -> None:
+    """Have what Python code prints go to the journal with the fields of worker and request."""
+    handler = _handler(service, logging.NOTSET, [Fields(worker)])
+    sys.stdout = Printed(sys.stdout, handler, logging.INFO)
+    sys.stderr = Printed(sys.stderr, handler, logging.WARNING)
 
 
 class Fields(logging.Filter):

@@ -23,6 +23,7 @@ from prefork_sd import (
     reloading,
     sockets,
 )
+from prefork_sd.config import MOST_WORKERS
 from prefork_sd.crew import Crew
 from prefork_sd.doors import Doors
 from prefork_sd.errors import (
@@ -111,6 +112,7 @@ class Arbiter(Crew):
         if adopting:
             reexec.adopt(self, given.memory)
         self.remember(given.memory)
+        self.keep_listeners(given.own)
         self.init_signals()
         self.hooks.on_starting(self)
         if self.cfg.pidfile:
@@ -138,6 +140,19 @@ class Arbiter(Crew):
             self.herald.keep(keepsake.NAME, self.keepsake.fd)
         elif self.keepsake.get("configured") == self.release.workers:
             self.num_workers = self.keepsake.get("workers")
+
+    def keep_listeners(self, left: Mapping[str, int]) -> None:
+        """Have systemd keep the listeners that we bound ourselves over a restart or a crash.
+
+        `left` are those of a former life that nobody wants any more.
+        """
+        for label, fd in left.items():
+            os.close(fd)
+            self.herald.forget(label)
+        for listener in [*self.sockets, *self.monitors]:
+            listener.kept = listener.ours and self.herald.keeps
+            if listener.label:
+                self.herald.keep(listener.label, listener.sock.fileno())
 
     def scale(self, number: int) -> None:
         """Have that many workers until somebody says otherwise or the file does."""
@@ -193,7 +208,8 @@ class Arbiter(Crew):
     def sleep(self) -> None:
         """The one place that waits: for a signal, a worker's byte, a client or a deadline."""
         now = time.monotonic()
-        deadline = min(self.pool.next_deadline(now), self.herald.next_ping)
+        herald = self.herald
+        deadline = min(self.pool.next_deadline(now), herald.next_ping, herald.next_reset)
         # a request that begins now is not late before
         timeouts = (one.cfg.timeout for one in self.releases.values() if one.cfg.timeout)
         deadline = min(deadline, now + min(timeouts, default=inf))
@@ -202,13 +218,14 @@ class Arbiter(Crew):
         poll = select.poll()
         poll.register(self.SIG_QUEUE.fileno(), select.POLLIN)
         if self.pressure.fd >= 0:
-            poll.register(self.pressure.fd, select.POLLPRI)
+            poll.register(self.pressure.fd, self.pressure.events)
         deadline = min(deadline, self.doors.next_deadline())
         for fd, events in self.doors.fds().items():
             poll.register(fd, events)
         left = min(max(deadline - now, 0.0), LONGEST_SLEEP)
-        for fd, _ in poll.poll(None if deadline == inf else ceil(left * 1000)):
+        for fd, events in poll.poll(None if deadline == inf else ceil(left * 1000)):
             if fd == self.pressure.fd:
+                self.pressure.take(events)
                 relief.relieve(self, time.monotonic())
 
     def wakeup(self) -> None:
@@ -301,6 +318,9 @@ class Arbiter(Crew):
     def handle_ttin(self) -> None:
         """One worker more; or bring back those that WINCH retired."""
         more = 0 if self.winched else 1
+        if self.num_workers + more > MOST_WORKERS:
+            self.warn(f"SIGTTIN: {self.num_workers} workers are the most that there can be")
+            return
         self.winched = False
         self.scale(self.num_workers + more)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefork_sd import __version__
-from prefork_sd.config import SETTINGS, schema
+from prefork_sd.config import MOST_WORKERS, SETTINGS, schema
 from prefork_sd.errors import AppImportError, ConfigError, ExitCode, PreforkError
 from prefork_sd.units import TLS_FILES
 from prefork_sd.values import CREDENTIAL
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 RELOAD_TIMEOUT = 3600.0  # seconds; systemd's own limit, TimeoutStartSec=, is usually reached first
 ANSWER_TIMEOUT = 10.0
-MOST_WORKERS = int(SETTINGS["workers"].at_most or 0)
 RUNNING = "/run/prefork-sd"  # the folders of the services that run
 WATCH_EVERY = 2.0  # seconds
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
@@ -227,6 +226,8 @@ def control_of(service: str) -> str:
     if not service and not runtime:
         raise PreforkError("which service? Say its name")
     name = Path(service).stem if service.endswith((".yaml", ".yml")) else service
+    if service and Path(runtime).parent == Path(RUNNING) and Path(runtime).name != name:
+        runtime = ""  # asked from inside another service
     if service:
         from prefork_sd.loader import Application, find
 

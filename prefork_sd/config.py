@@ -28,6 +28,7 @@ from prefork_sd.values import (
     APP,
     BIND,
     FORWARDED,
+    HEADER,
     HOOKS,
     MODE,
     PEERS,
@@ -43,6 +44,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 ACCESS_LOGS = ("off", "errors", "all")
 CLIENT_AUTHS = ("required", "optional")
 FOLDERS = ("/etc/prefork-sd", "/run/prefork-sd", "/usr/lib/prefork-sd/services")  # /etc wins
+# the old generation, the new one and its surge, and those that drain all have a slot
+MOST_WORKERS = 512
 DEFAULT_BIND = ("127.0.0.1:8000",)  # without systemd and without a `bind`
 
 
@@ -139,7 +142,7 @@ class Config:
         WORKERS,
         help="worker processes kept alive; auto: 2 for each CPU, and one",
         at_least=1,
-        at_most=512,
+        at_most=MOST_WORKERS,
     )
     worker_class: str = setting("auto", WORKER_CLASS, help="how a worker serves requests")
     threads: int = setting(
@@ -224,6 +227,14 @@ class Config:
         SECONDS,
         help="a longer request is recorded unless `access_log` is off; 0: never",
         at_least=0,
+    )
+
+    request_id_header: str = setting(
+        "",
+        HEADER,
+        help="the response header that tells a client the PREFORK_SD_REQUEST_ID of the records; "
+        "empty: none",
+        example="X-Request-ID",
     )
 
     # Limits of HTTP

@@ -255,6 +255,7 @@ class Crew:
         now = time.monotonic()
         for kill in list(self.pool.late(now)):
             self.kill_worker(kill)
+        self.herald.prosper(now, well=self.pool.can_serve(now))
         if now >= self.herald.next_ping and self.pool.can_serve(now):
             served = self.served()
             self.tally.look(served.requests, served.errors, now)

@@ -4,13 +4,13 @@ import time
 from typing import TYPE_CHECKING
 
 from prefork_sd import bulletin, journal
+from prefork_sd.config import MOST_WORKERS
 from prefork_sd.control import Call
 from prefork_sd.reloading import Reload
 
 if TYPE_CHECKING:
     from prefork_sd.arbiter import Arbiter
 
-MOST_WORKERS = 512
 LOWEST_PRIORITY = 7  # of syslog(3): debug
 
 

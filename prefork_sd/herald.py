@@ -6,12 +6,16 @@ from math import inf
 
 from prefork_sd import notify
 
+HEALTHY = 60.0  # seconds of service after which a crash is the first one again
+
 
 class Herald:
     """Says each thing once, in an order that every systemd understands. Never waits."""
 
     def __init__(self, environ: Mapping[str, str], pid: int) -> None:
         self._notifier = notify.Notifier(environ)
+        # 254 and later; before that nobody tells us whether there is a store
+        self.keeps = environ.get("FDSTORE", "0").strip("0") != ""
         period = notify.watchdog_period(environ, pid)
         self._interval = period / 2 if period else inf
         self._status = ""
@@ -19,6 +23,8 @@ class Herald:
         self.ready = False
         self.stopping = False
         self.next_ping = inf
+        self.next_reset = inf
+        self._reset = not self._notifier.enabled
 
     def status(self, text: str) -> None:
         """Tell when it changed."""
@@ -32,6 +38,8 @@ class Herald:
             return
         self.ready, self._status = True, text
         self._notifier.send(notify.ready(text))
+        if not self._reset and self.next_reset == inf:
+            self.next_reset = now + HEALTHY
         self.ping(now)
 
     def reloading(self, text: str, now: float) -> None:
@@ -68,11 +76,24 @@ class Herald:
         """Have systemd keep a file for our next life: FDSTORE=1 of sd_notify(3)."""
         self._notifier.send({"FDSTORE": "1", "FDNAME": name, "FDPOLL": "0"}, fds=(fd,))
 
+    def forget(self, name: str) -> None:
+        """Have systemd let go of what it keeps under that name."""
+        self._notifier.send({"FDSTOREREMOVE": "1", "FDNAME": name})
+
     def ping(self, now: float) -> None:
         """WATCHDOG=1: from READY on, twice in each period."""
         if self.ready and self._interval < inf:
             self._notifier.send(notify.watchdog())
             self.next_ping = now + self._interval
+
+    def prosper(self, now: float, *, well: bool) -> None:
+        """RESTART_RESET=1, once, after a minute at whose end the service is well."""
+        if now < self.next_reset:
+            return
+        self.next_reset = now + HEALTHY
+        if well:
+            self._reset, self.next_reset = True, inf
+            self._notifier.send(notify.restart_reset())
 
     def close(self) -> None:
         """In a child: say nothing any more."""

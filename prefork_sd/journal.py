@@ -304,7 +304,7 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
         for name, value in record.__dict__.items()
         if name.isupper() and _is_field(name) and name not in _OURS
     }
-    if record.levelno != logging.INFO:
+    if record.levelno != logging.INFO and record.pathname:
         extra |= {
             "CODE_FILE": record.pathname,
             "CODE_LINE": record.lineno,

@@ -14,6 +14,8 @@ from prefork_sd.errors import ConfigError, Problem
 HTTP, HTTPS, STATUS = "http", "https", "status"  # names: FileDescriptorName= of a .socket unit
 SETTING = {HTTP: "bind", HTTPS: "tls_bind", STATUS: "status_bind"}  # says where they should be
 MOST_PATH_BYTES = 107
+OWN, MOST_LABEL = "own-", 200  # FDNAME= of sd_notify(3)
+_NO_LABEL = re.compile(r"[^A-Za-z0-9.-]")
 _BRACKETS = re.compile(r"\[([0-9A-Fa-f:.]+)\]:([0-9]+)", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?):([0-9]+)", re.ASCII)
 _NO_HOST = re.compile(r"\*?:([0-9]+)", re.ASCII)
@@ -86,6 +88,8 @@ class Listener:
     name: str
     sock: socket.socket
     ours: bool = False
+    label: str = ""  # what it is called in the file descriptor store
+    kept: bool = False  # systemd keeps it there for our next life
     # device and inode of the socket file, and the process that bound it
     file: tuple[int, int, int] | None = None
     where: Address = field(init=False)
@@ -121,8 +125,12 @@ class Listener:
             self.file = _identity(self.where.path)
 
     def close(self) -> None:
-        """Close it; the socket file goes too if this process made it and it is still that one."""
-        if self.file is not None and self.file == _identity(path := self.where.path):
+        """Close it; the socket file goes too if this process made it and it is still that one.
+
+        Not if the socket is kept: clients may wait there for our next life.
+        """
+        made_here = self.file is not None and not self.kept
+        if made_here and self.file == _identity(path := self.where.path):
             Path(path).unlink(missing_ok=True)
         self.sock.close()
 
@@ -153,14 +161,39 @@ def bind(text: str, backlog: int, name: str = HTTP, *, mode: int | None = None) 
     except ValueError as error:
         raise ConfigError(Problem(str(error), key)) from None
     try:
-        return (
-            _bind_unix(address, backlog, name, mode)
-            if address.path
-            else _bind_tcp(address, backlog, name)
-        )
+        if address.path:
+            listener = _bind_unix(address, backlog, name, mode)
+        else:
+            listener = _bind_tcp(address, backlog, name)
     except OSError as error:
-        text = f"cannot listen on {address}: {_reason(error, address)}"
-        raise ConfigError(Problem(text, key)) from error
+        reason = f"cannot listen on {address}: {_reason(error, address)}"
+        raise ConfigError(Problem(reason, key)) from error
+    listener.label = label_of(name, text)
+    return listener
+
+
+def label_of(name: str, text: str) -> str:
+    """What an own listener for an entry of `bind` is called in the file descriptor store."""
+    return f"{OWN}{name}-{_NO_LABEL.sub('_', text)}"[:MOST_LABEL]
+
+
+def kept(text: str, name: str, stored: dict[str, int]) -> Listener | None:
+    """The listener for an entry of `bind` that outlived us, if there is one; out of `stored`.
+
+    One whose socket file is gone is of no use.
+    """
+    label = label_of(name, text)
+    if label not in stored:
+        return None
+    listener = adopt(name, stored[label])
+    path = listener.where.path
+    if path and not path.startswith("@") and not Path(path).is_socket():
+        listener.sock.detach()
+        return None
+    del stored[label]
+    listener.claim(ours=True)
+    listener.label = label
+    return listener
 
 
 def _bind_tcp(address: Address, backlog: int, name: str) -> Listener:

@@ -5,6 +5,9 @@ import binascii
 import ctypes
 import gc
 import os
+import select
+import socket
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from math import inf
@@ -14,21 +17,40 @@ RECYCLE_EVERY = 60.0  # seconds between two workers that are replaced for it
 
 
 class Pressure:
-    """What $MEMORY_PRESSURE_WATCH names (systemd.exec(5)). `fd`: to poll for POLLPRI, or -1."""
+    """What $MEMORY_PRESSURE_WATCH names (systemd.exec(5), systemd.io/MEMORY_PRESSURE).
+
+    `fd`: to poll for `events`, or -1. It is a file of the kernel, or a FIFO or a stream socket of
+    whoever watches for us, in which each byte is an event.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.fd = -1
+        self.events = select.POLLPRI
         self._collected = self._recycled = -inf
         path = environ.get("MEMORY_PRESSURE_WATCH", "")
         if not path or path == os.devnull:
             return
         with suppress(OSError, binascii.Error):
             trigger = base64.b64decode(environ.get("MEMORY_PRESSURE_WRITE", ""))
-            self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            mode = os.stat(path).st_mode  # noqa: PTH116
+            self.fd = _connected(path) if stat.S_ISSOCK(mode) else _opened(path)
+            if not stat.S_ISREG(mode):
+                self.events = select.POLLIN
             try:
-                os.write(self.fd, trigger)
+                if trigger and not stat.S_ISFIFO(mode):  # we would read it ourselves
+                    os.write(self.fd, trigger)
             except OSError:
                 self.close()
+
+    def take(self, events: int) -> None:
+        """What poll(2) found is dealt with; a source that is gone is watched no more."""
+        if self.events == select.POLLIN:
+            with suppress(BlockingIOError):
+                while os.read(self.fd, 4096):
+                    pass
+                self.close()
+        elif events & select.POLLERR:
+            self.close()
 
     def collect_now(self, now: float) -> bool:
         """Whether the workers should collect; asked at an event."""
@@ -48,6 +70,16 @@ class Pressure:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _connected(path: str) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        sock.connect(path)
+        return sock.detach()
 
 
 def give_back() -> None:

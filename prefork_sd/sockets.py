@@ -24,13 +24,10 @@ def opened(cfg: Config, given: Inherited, warn: Callable[[str], None]) -> list[L
             for warning in listeners.disagreements(addresses, found, name):
                 warn(warning)
         return found
-    mode = int(cfg.socket_mode, 8)
     if not cfg.tls_bind:
         wanted[HTTP] = cfg.bind or DEFAULT_BIND
     return [
-        listeners.bind(text, cfg.backlog, name, mode=mode)
-        for name, addresses in wanted.items()
-        for text in addresses
+        _own(text, name, cfg, given) for name, addresses in wanted.items() for text in addresses
     ]
 
 
@@ -41,8 +38,13 @@ def monitors(cfg: Config, given: Inherited, warn: Callable[[str], None]) -> list
         for warning in listeners.disagreements(cfg.status_bind, found, STATUS):
             warn(warning)
         return found
-    mode = int(cfg.socket_mode, 8)
-    return [listeners.bind(text, cfg.backlog, STATUS, mode=mode) for text in cfg.status_bind]
+    return [_own(text, STATUS, cfg, given) for text in cfg.status_bind]
+
+
+def _own(text: str, name: str, cfg: Config, given: Inherited) -> Listener:
+    """The listener that we had there in a former life, or a new one. Raises ConfigError."""
+    former = listeners.kept(text, name, given.own)
+    return former or listeners.bind(text, cfg.backlog, name, mode=int(cfg.socket_mode, 8))
 
 
 def control(cfg: Config) -> ControlServer | None:

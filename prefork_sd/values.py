@@ -32,6 +32,8 @@ SECTIONS = ("Unit", "Service", "Socket", "Install")
 WORKER_CLASSES = ("auto", "sync", "threads", "asgi")
 CREDENTIAL = "credential:"
 TLS_PATH = re.compile(r"/.*|credential:[A-Za-z0-9._@-]+")
+HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+FRAMING = ("connection", "content-length", "date", "server", "trailer", "transfer-encoding")
 SOCKET_PATH_MAX = 107  # bytes; sun_path of unix(7) less its NUL
 
 
@@ -119,6 +121,17 @@ def read_tls_file(value: object, setting: Setting) -> str:
         forms = f'"{setting.example}" or "{CREDENTIAL}{setting.name}"'
         raise BadValueError(("", f"must be an absolute path like {forms}, not {shown(file)}"))
     return file
+
+
+def read_header(value: object, setting: Setting) -> str:
+    """The name of a response header that is nobody else's."""
+    name = read_text(value, setting)
+    if name and not HEADER_NAME.fullmatch(name):
+        text = f'must be the name of a header, like "X-Request-ID", not {shown(name)}'
+        raise BadValueError(("", text))
+    if name.lower() in FRAMING:
+        raise BadValueError(("", f"must not be {name}, which has a meaning of its own"))
+    return name
 
 
 def read_mode(value: object, setting: Setting) -> str:
@@ -235,6 +248,7 @@ PEERS = Kind(read_peers, lambda _: one_or_more({"type": "string"}), as_written=T
 PREFIX = Kind(read_prefix, lambda _: {"type": "string", "pattern": "^(/[^/]+)*$"})
 FORWARDED = Kind(read_forwarded, lambda _: one_or_more({"enum": list(HEADERS)}))
 TLS_FILE = Kind(read_tls_file, lambda _: pattern_schema(TLS_PATH, empty=True), as_written=True)
+HEADER = Kind(read_header, lambda _: pattern_schema(HEADER_NAME, empty=True))
 MODE = Kind(read_mode, lambda _: pattern_schema(MODE_TEXT, empty=False), as_written=True)
 ACCOUNT = Kind(read_account, lambda _: pattern_schema(ACCOUNT_NAME, empty=True), as_written=True)
 WORKERS = Kind(

@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from types import TracebackType
 from typing import IO, Any, Protocol
@@ -85,9 +85,9 @@ class Shape:
     ours: bytes  # Server, unless the app said its own
     dated: bool
     bodiless: bool
-    _date: bytes = b""
-    _kept: bytes = b""
-    _closed: bytes = b""
+    _date: bytes = field(default=b"", init=False)
+    _kept: bytes = field(default=b"", init=False)
+    _closed: bytes = field(default=b"", init=False)
 
     def whole(self, connection: bytes = b"", framing: bytes = b"") -> bytes:
         """All of the head, with what else it says, as lines: of the connection, of the framing."""
@@ -307,8 +307,7 @@ class Response:
         shape = shape_of(status, headers)
         if shape.status < 200:
             raise ValueError(f"an app cannot answer with the interim status {shape.status}")
-        self._shape = shape
-        self.status = shape.status
+        self._say(shape)
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -383,8 +382,7 @@ class Response:
             self.broken = True
         else:
             self._forget()
-            self._shape = shape_of("500 Internal Server Error", [("Content-Type", "text/plain")])
-            self.status = 500
+            self._say(shape_of("500 Internal Server Error", [("Content-Type", "text/plain")]))
             body = b"Internal Server Error\n"
             self._send_head(len(body))
             self._body(body)
@@ -408,6 +406,11 @@ class Response:
                 self.failure = self.failure or error
 
     # ---- framing
+
+    def _say(self, shape: Shape) -> None:
+        """That is the response's head."""
+        self._shape = shape
+        self.status = shape.status
 
     def _whole(self, parts: list[bytes] | tuple[bytes, ...]) -> None:
         """A list or tuple is all there: its length is known."""
@@ -542,3 +545,18 @@ class Response:
                 f"the app sent {self._left} bytes fewer than its Content-Length says"
             )
         self.finish()
+
+
+class TaggedResponse(Response):
+    """A response that hands back the request's id in a header, unless the app has set that one."""
+
+    __slots__ = ("_line", "_name")
+
+    def tag(self, name: bytes, id: str) -> None:
+        """Before the app is called: with that header."""
+        self._name, self._line = name.lower(), b"%b: %b\r\n" % (name, id.encode())
+
+    def _say(self, shape: Shape) -> None:
+        if b"\r\n%b:" % self._name not in shape.lines.lower():
+            shape = replace(shape, lines=shape.lines + self._line)
+        super()._say(shape)

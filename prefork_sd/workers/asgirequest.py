@@ -50,6 +50,7 @@ class Reception:
         self.draining = False
         self.cutting = False
         self.no_keepalive = cfg.keepalive <= 0
+        self.id_header = cfg.request_id_header.lower().encode()
         self.body_timeout = cfg.body_timeout or None
         self.body_limit = cfg.limit_request_body or 1 << 62
         self.wear = Wear(cfg, time.monotonic())
@@ -258,8 +259,11 @@ class Exchange:
         kind = message["type"]
         if kind == "http.response.start":
             house.tell_time()
-            if house.draining or house.no_keepalive:
-                message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
+            ours = [CLOSE] if house.draining or house.no_keepalive else []
+            if house.id_header:
+                ours.append((house.id_header, self.id.encode()))
+            if ours:
+                message = {**message, "headers": [*message.get("headers", ()), *ours]}
             await self._send(message)
             self.status, self.answered = message["status"], time.monotonic()
             return

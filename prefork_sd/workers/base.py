@@ -147,8 +147,11 @@ class Worker:
             self.hooks.post_fork(self.server, self)
             process.become(self.cfg.user, self.cfg.group)
             process.die_with_parent(self.ppid, signal.SIGTERM)  # a change of user clears it
+            native = journal.is_native(self.log)
+            if native:
+                applog.capture(self.proc_name, self.fields())
             self.load()
-            if journal.is_native(self.log):
+            if native:
                 applog.adopt(self.proc_name, self.fields())
             self.boot()
             self.hooks.post_worker_init(self)

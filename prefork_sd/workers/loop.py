@@ -89,6 +89,8 @@ class LoopWorker(Worker):
         self.room = max(1, cfg.response_buffer)
         self.called = 0
         self.id_prefix = f"{secrets.token_hex(5)}-"
+        self.id_header = cfg.request_id_header.encode()
+        self.respond = wsgi.TaggedResponse if self.id_header else wsgi.Response
         self.access = AccessLog(cfg, self.log, self.fields)
         self.allowance = self.timeout or inf  # seconds that the app may be silent
         # while this worker calls a slow app, its clients would better be with another one
@@ -385,19 +387,26 @@ class LoopWorker(Worker):
         head = request.head
         now = request.started
         keep_alive = head.keep_alive and self.alive and self.keepalive > 0
-        response = connection.response = wsgi.Response(
+        response = connection.response = self.respond(
             head, connection, keep_alive, self.room, now + self.patience, self.holding
         )
         connection.request = request
         self.called += 1
         request.id = f"{self.id_prefix}{self.called:x}"
-        environ = request.environ = wsgi.make_environ(
-            connection.base, connection.remote, head, request.body
-        )
-        environ["wsgi.early_hints"] = response.early_hints
-        environ["PREFORK_SD_REQUEST_ID"] = request.id
-        if self.forwarded is not None:
-            self.forwarded.apply(environ)
+        if self.id_header:
+            assert isinstance(response, wsgi.TaggedResponse)
+            response.tag(self.id_header, request.id)
+        try:
+            environ = request.environ = wsgi.make_environ(
+                connection.base, connection.remote, head, request.body
+            )
+            environ["wsgi.early_hints"] = response.early_hints
+            environ["PREFORK_SD_REQUEST_ID"] = request.id
+            if self.forwarded is not None:
+                self.forwarded.apply(environ)
+        except Exception as error:  # noqa: BLE001 (one request must not end the worker)
+            response.fail(error)
+            return
         self.tmp.begin(lane, head.raw, now)
         REQUEST.set(request)
         if self.hooks.pre_request is not nothing:

@@ -75,6 +75,11 @@ def _status(pid: int, name: str) -> int:
     return int(size) * 1024
 
 
+def children(pid: int) -> list[int]:
+    """The processes that its main thread has started."""
+    return [int(child) for child in (PROC / f"{pid}/task/{pid}/children").read_text().split()]
+
+
 def reap() -> None:
     """Take note of the ends of orphans that became ours."""
     with contextlib.suppress(ChildProcessError):

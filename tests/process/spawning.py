@@ -35,9 +35,14 @@ class Program:
 
 
 def start(
-    arguments: Sequence[str], environ: Mapping[str, str], fds: Sequence[int] = ()
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    fds: Sequence[int] = (),
+    within: Sequence[str] = (),
 ) -> tuple[int, int]:
     """Run `prefork-sd ARGUMENTS` in a session of its own, with `fds` as descriptors 3, 4, ...
+
+    `within` is a command that runs it, like unshare(1).
 
     Return its pid, and a descriptor from which all that it prints can be read without waiting.
     """
@@ -47,7 +52,7 @@ def start(
     os.close(log)
     places = (*range(FIRST_FD, FIRST_FD + len(fds)), 1, 2)
     actions = [(os.POSIX_SPAWN_DUP2, fd, place) for fd, place in zip(high, places, strict=True)]
-    argv = ["/bin/sh", "-c", AS_SYSTEMD, "sh", *PREFORK_SD, *arguments]
+    argv = ["/bin/sh", "-c", AS_SYSTEMD, "sh", *within, *PREFORK_SD, *arguments]
     try:
         pid = os.posix_spawn("/bin/sh", argv, environ, file_actions=actions, setsid=True)
     finally:

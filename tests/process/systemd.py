@@ -29,6 +29,7 @@ class Systemd(Hearing):
         self.runtime.mkdir()
         self.yaml = self.site / "shop.yaml"
         self.environ: dict[str, str] = {}
+        self.within: tuple[str, ...] = ()  # a command that runs it
         self.listeners: list[tuple[str, socket.socket]] = []
         self.pid = 0
         self.status_code: int | None = None
@@ -83,7 +84,8 @@ class Systemd(Hearing):
             environ["LISTEN_FDNAMES"] = ":".join(name for name, _ in given)
         if watchdog:
             environ["WATCHDOG_USEC"] = str(int(watchdog * 1e6))
-        self.pid, log = spawning.start(arguments, environ, [fd for _, fd in given])
+        fds = [fd for _, fd in given]
+        self.pid, log = spawning.start(arguments, environ, fds, self.within)
         self._pidfd = os.pidfd_open(self.pid)
         self.attend(log)
 

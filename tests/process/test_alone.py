@@ -1,6 +1,6 @@
 """Without systemd: the service opens its listeners itself, and logs to whom it may concern."""
 
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM, Signals
 
 import pytest
 
@@ -32,6 +32,39 @@ def test_a_stop_refuses_new_clients_of_an_own_listener(systemd: Systemd) -> None
     assert client.answer().version == "1"
     client.close()
     assert systemd.ended() == 0
+
+
+def start_again(systemd: Systemd, bind: str) -> None:
+    """After its end: with what it gave to keep."""
+    systemd.status_code = None
+    systemd.up(bind=bind, workers=1)
+
+
+@pytest.mark.parametrize("signum", [SIGTERM, SIGKILL])
+def test_a_client_waits_for_a_restart(systemd: Systemd, signum: Signals) -> None:
+    bind = f"unix:{systemd.folder}/own.sock"
+    systemd.environ["FDSTORE"] = "16"
+    systemd.up(bind=bind, workers=1)
+    systemd.stop(signum)
+    systemd.wait_for_processes()
+    client = Client.at(systemd.folder / "own.sock").send("/", close=True)
+    start_again(systemd, bind)
+    assert client.answer().version == "1"
+    client.close()
+    assert not systemd.all_records(level="warn")
+    assert not systemd.said("FDSTOREREMOVE=1")
+
+
+def test_a_listener_that_is_not_wanted_any_more_is_closed(systemd: Systemd) -> None:
+    old, new = (f"unix:{systemd.folder}/{name}.sock" for name in ("old", "new"))
+    systemd.environ["FDSTORE"] = "16"
+    systemd.up(bind=old, workers=1)
+    assert systemd.stop() == 0
+    start_again(systemd, new)
+    (forgotten,) = systemd.said("FDSTOREREMOVE=1")
+    assert forgotten.fields["FDNAME"].startswith("own-http-unix_")
+    assert forgotten.fields["FDNAME"].endswith("old.sock")
+    assert systemd.status()["listeners"] == [new]
 
 
 def test_a_place_where_somebody_listens_is_not_taken(systemd: Systemd) -> None:

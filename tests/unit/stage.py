@@ -90,6 +90,9 @@ class Stage:
         logging.getLogger("prefork_sd").handlers[:] = self._handlers
         for listener in self.arbiter.sockets:
             listener.close()
+        for worker in self.arbiter.WORKERS.values():
+            worker.words.close()
+        self.arbiter.scoreboard.close()
         self._systemd.close()
 
     # ---- what systemd hears

@@ -24,6 +24,7 @@ from signal import (
 import pytest
 
 from prefork_sd import process
+from prefork_sd.config import MOST_WORKERS
 from prefork_sd.errors import ExitCode, HaltServer
 from prefork_sd.pool import State
 from prefork_sd.process import Exit
@@ -342,6 +343,20 @@ def test_ttin_and_ttou(stage: Stage) -> None:
     stage.signal(*[SIGTTOU] * 9)
     assert len(stage.signals(SIGTERM)) == 4  # never the last one
     assert stage.arbiter.num_workers == 1
+
+
+def test_ttin_stops_where_the_setting_does(make: MakeStage) -> None:
+    stage = make(workers=MOST_WORKERS)
+    stage.start()
+    stage.signal(SIGTTIN)
+    assert stage.arbiter.num_workers == MOST_WORKERS
+    (told,) = stage.journal.of("config-warning")
+    assert told == f"SIGTTIN: {MOST_WORKERS} workers are the most that there can be"
+
+
+def test_the_scoreboard_has_a_slot_for_whoever_may_live() -> None:
+    old = new = surge = leaving = MOST_WORKERS
+    assert old + new + surge + leaving <= SLOTS
 
 
 def test_winch_retires_all_and_hup_brings_them_back(stage: Stage) -> None:

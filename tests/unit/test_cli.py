@@ -222,6 +222,17 @@ def test_where_a_service_listens(
     assert paths == [f"{site}/run/shop/control", "/tmp/control", "/run/x/control"]
 
 
+def test_a_service_that_asks_for_another_one(
+    site: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(site / "run" / "blog"))
+    asked = service({"message": "done"})
+    for name in ("shop", "blog", ""):
+        assert main(["reload", *filter(None, [name])]) == 0
+    folders = [Path(path).parent.name for path, _, _ in asked]
+    assert folders == ["shop", "blog", "blog"]
+
+
 def test_reload_of_nobody(site: Path, capsys: Captured) -> None:
     assert main(["reload"]) == ExitCode.FAILURE
     assert "which service" in capsys.readouterr().err

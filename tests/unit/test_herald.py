@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork_sd.herald import Herald
+from prefork_sd.herald import HEALTHY, Herald
 
 NOW = 100.0
 
@@ -111,6 +111,36 @@ def test_without_a_watchdog_nobody_is_fed(systemd: Systemd) -> None:
     assert "WATCHDOG=1" not in systemd.heard()
 
 
+def test_a_minute_of_health_is_told_once(systemd: Systemd) -> None:
+    herald = Herald(systemd.environ, os.getpid())
+    herald.say_ready("up", NOW)
+    herald.say_ready("reloaded", NOW + 30)
+    assert herald.next_reset == NOW + HEALTHY
+    herald.prosper(NOW + HEALTHY - 1, well=True)
+    assert "RESTART_RESET=1" not in systemd.heard()
+    herald.prosper(NOW + HEALTHY, well=True)
+    assert systemd.heard() == ["RESTART_RESET=1"]
+    herald.say_ready("reloaded", NOW + 300)
+    herald.prosper(NOW + 400, well=True)
+    assert "RESTART_RESET=1" not in systemd.heard()
+    assert herald.next_reset == inf  # nobody has to wake up for it any more
+
+
+def test_a_service_that_is_not_well_after_a_minute_gets_another_one(systemd: Systemd) -> None:
+    herald = Herald(systemd.environ, os.getpid())
+    herald.say_ready("up", NOW)
+    herald.prosper(NOW + HEALTHY, well=False)
+    assert "RESTART_RESET=1" not in systemd.heard()
+    assert herald.next_reset == NOW + 2 * HEALTHY
+    herald.prosper(NOW + 2 * HEALTHY, well=True)
+    assert systemd.heard() == ["RESTART_RESET=1"]
+
+
+@pytest.mark.parametrize(("told", "keeps"), [("16", True), ("0", False), ("", False)])
+def test_whether_there_is_a_store(systemd: Systemd, told: str, keeps: bool) -> None:
+    assert Herald({"FDSTORE": told} if told else {}, os.getpid()).keeps is keeps
+
+
 def test_why_the_service_ends_stays_in_its_status(systemd: Systemd) -> None:
     Herald(systemd.environ, os.getpid()).failed("no\nsuch app")
     assert systemd.heard() == ["STATUS=no such app ERRNO=22"]
@@ -119,5 +149,6 @@ def test_why_the_service_ends_stays_in_its_status(systemd: Systemd) -> None:
 def test_without_systemd_nothing_is_said_and_nothing_fails() -> None:
     herald = Herald({}, os.getpid())
     herald.say_ready("up", NOW)
+    assert herald.next_reset == inf
     herald.stop("down")
     assert herald.ready
