@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
-from prefork_sd import wsgi
 from prefork_sd.http1 import Head, HeadReader, Limits
-from prefork_sd.wsgi import FileSlice, FileWrapper, Response, base_environ, make_environ, shape_of
+from prefork_sd.wsgi import (
+    FileSlice,
+    FileWrapper,
+    Response,
+    base_environ,
+    make_environ,
+    shape_of,
+    shapes,
+)
 
 StartResponse = Callable[..., Callable[[bytes], None]]
 TEXT = [("Content-Type", "text/plain")]
@@ -144,7 +151,7 @@ def test_a_client_that_has_left_is_no_failure_of_the_app() -> None:
 
 
 def test_a_round_ends_though_there_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsgi, "ROUND", -1.0)
+    monkeypatch.setattr("prefork_sd.wsgi.response.ROUND", -1.0)
     client = Client()
     response = response_for(client)
     response.begin(answers(iter([b"a", b"b"])), {})
@@ -179,9 +186,9 @@ def test_a_shape_is_checked_once_but_a_bad_one_each_time() -> None:
 
 
 def test_shapes_do_not_pile_up() -> None:
-    for number in range(3 * wsgi.SHAPES):
+    for number in range(3 * shapes.SHAPES):
         shape_of("200 OK", [("X", str(number))])
-    assert len(wsgi._shapes) <= wsgi.SHAPES
+    assert len(shapes._shapes) <= shapes.SHAPES
 
 
 @pytest.mark.parametrize(

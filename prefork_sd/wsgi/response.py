@@ -1,214 +1,23 @@
-"""WSGI (PEP 3333): a request head becomes an environ, what the app answers becomes bytes."""
+"""One response: what the app says by start_response, write and its iterable, made into bytes."""
 
-import io
 import math
-import os
-import stat
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from email.utils import formatdate
+from dataclasses import replace
 from types import TracebackType
-from typing import IO, Any, Protocol
-from urllib.parse import unquote_to_bytes
+from typing import Protocol
 
 from prefork_sd import http1
+from prefork_sd.wsgi.environ import Environ
+from prefork_sd.wsgi.files import FileSlice, FileWrapper, Piece
+from prefork_sd.wsgi.shapes import CHUNKED, CLOSE, KEEP_ALIVE, Headers, Shape, shape_of
 
-Environ = dict[str, Any]
-Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 Application = Callable[..., Iterable[bytes]]
 
 JOINED = 65536  # bytes of a body that are copied, so that they leave together with the head
 SMALL = 8192  # bytes that are joined rather than sent as pieces
-SHAPES = 1024  # response heads remembered, for the apps that repeat theirs
-SERVER = b"Server: prefork-sd\r\n"
-CLOSE = b"Connection: close\r\n"
 ROUND = 0.05  # seconds that an app may yield before others have their turn
-KEEP_ALIVE = b"Connection: keep-alive\r\n"
-CHUNKED = b"Transfer-Encoding: chunked\r\n"
-
-
-class FileWrapper:
-    """wsgi.file_wrapper: a file in blocks; a regular one goes out by sendfile(2)."""
-
-    def __init__(self, filelike: IO[bytes], block_size: int = 65536) -> None:
-        self.filelike = filelike
-        self.block_size = block_size
-
-    def __iter__(self) -> Iterator[bytes]:
-        while data := self.filelike.read(self.block_size):
-            yield data
-
-    def close(self) -> None:
-        if close := getattr(self.filelike, "close", None):
-            close()
-
-    def regular(self) -> tuple[int, int, int] | None:
-        """(fd, offset, bytes left) if the kernel can send it, or None.
-
-        Only what is read as it stands on the disk: a GzipFile has a descriptor, too. Files of the
-        kernel (/proc) do not say their size.
-        """
-        try:
-            if not isinstance(getattr(self.filelike, "raw", self.filelike), io.FileIO):
-                return None
-            fd, offset = self.filelike.fileno(), self.filelike.tell()
-            status = os.fstat(fd)
-        except (AttributeError, OSError, ValueError):
-            return None
-        if not stat.S_ISREG(status.st_mode) or not status.st_size:
-            return None
-        return fd, offset, max(0, status.st_size - offset)
-
-
-@dataclass(slots=True)
-class FileSlice:
-    """A part of an open file on its way to the client."""
-
-    fd: int
-    offset: int
-    left: int
-
-
-Piece = bytes | memoryview | FileSlice
-
-
-@dataclass(slots=True)
-class Shape:
-    """A checked and encoded response head, but for the lines that we add."""
-
-    status: int
-    lines: bytes
-    length: int | None
-    ours: bytes  # Server, unless the app said its own
-    dated: bool
-    bodiless: bool
-    _date: bytes = field(default=b"", init=False)
-    _kept: bytes = field(default=b"", init=False)
-    _closed: bytes = field(default=b"", init=False)
-
-    def whole(self, connection: bytes = b"", framing: bytes = b"") -> bytes:
-        """All of the head, with what else it says, as lines: of the connection, of the framing."""
-        date = b"" if self.dated else _Clock.date()
-        if framing or connection is KEEP_ALIVE:
-            return b"".join((self.lines, framing, date, self.ours, connection, b"\r\n"))
-        if date is not self._date or not self._kept:
-            self._date = date
-            self._kept = b"".join((self.lines, date, self.ours, b"\r\n"))
-            self._closed = b"".join((self.lines, date, self.ours, CLOSE, b"\r\n"))
-        return self._closed if connection else self._kept
-
-
-_shapes: dict[tuple[str, tuple[tuple[str, str], ...]], Shape] = {}
-
-
-def shape_of(status: str, headers: Headers) -> Shape:
-    """Check and encode; raises ValueError or TypeError which name what PEP 3333 forbids."""
-    try:
-        key = (status, tuple(headers))
-        if shape := _shapes.get(key):
-            return shape
-    except TypeError:
-        raise TypeError("headers must be a list of tuples of two str") from None
-    code = http1.check_status(status)
-    http1.check_headers(headers)
-    names = [name.lower() for name, _ in headers]
-    lengths = [value.strip() for name, value in headers if name.lower() == "content-length"]
-    if len(lengths) > 1 or any(not (one.isascii() and one.isdigit()) for one in lengths):
-        raise ValueError(f"Content-Length must be one number, not {', '.join(lengths)}")
-    if code == 204:  # says nothing of a length: RFC 9110, 8.6
-        headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
-    shape = Shape(
-        status=code,
-        lines=http1.encode_head(status, headers, b"").removesuffix(b"\r\n"),  # ours follow
-        length=int(lengths.pop()) if lengths else None,
-        ours=b"" if "server" in names else SERVER,
-        dated="date" in names,
-        bodiless=code in (204, 304),
-    )
-    if len(_shapes) >= SHAPES:
-        _shapes.clear()
-    _shapes[key] = shape
-    return shape
-
-
-class _Clock:
-    """The Date line (RFC 9110, 6.6.1), made once a second."""
-
-    since = until = 0.0
-    line = b""
-
-    @classmethod
-    def date(cls) -> bytes:
-        now = time.time()
-        if not cls.since <= now < cls.until:
-            cls.since = now // 1
-            cls.until = cls.since + 1
-            cls.line = f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
-        return cls.line
-
-
-def base_environ(
-    *,
-    server_name: str,
-    server_port: str,
-    scheme: str,
-    script_name: str,
-    multithread: bool,
-    multiprocess: bool,
-) -> Environ:
-    """What does not change from one request of a listener to the next."""
-    return {
-        "SERVER_NAME": server_name,
-        "SERVER_PORT": server_port,
-        "SERVER_SOFTWARE": "prefork-sd",
-        "SCRIPT_NAME": script_name,
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scheme,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": multithread,
-        "wsgi.multiprocess": multiprocess,
-        "wsgi.run_once": False,
-        "wsgi.input_terminated": True,
-        "wsgi.file_wrapper": FileWrapper,
-        **({"HTTPS": "on"} if scheme == "https" else {}),
-    }
-
-
-def make_environ(
-    base: Environ, remote: tuple[str, str], head: http1.Head, body: IO[bytes]
-) -> Environ:
-    """The environ of one request: PEP 3333, "environ Variables". `remote`: address and port."""
-    kept = head.kept
-    if kept is not None and kept[0] is base:
-        environ: Environ = kept[1].copy()
-    else:
-        environ = _what_head_tells(base, head)
-        if head.repeats:
-            head.kept = (base, environ.copy())
-    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = remote
-    environ["wsgi.input"] = body
-    if head.chunked:  # its length without the coding: RFC 3875, 4.1.2
-        environ["CONTENT_LENGTH"] = str(body.seek(0, io.SEEK_END))
-        body.seek(0)
-    return environ
-
-
-def _what_head_tells(base: Environ, head: http1.Head) -> Environ:
-    path = head.path
-    environ = {**base, **head.environ}
-    environ["REQUEST_METHOD"] = head.method
-    environ["SERVER_PROTOCOL"] = head.version
-    environ["RAW_URI"] = environ["REQUEST_URI"] = head.target
-    if "%" in path:
-        path = unquote_to_bytes(path).decode("latin-1")
-    if (mount := base["SCRIPT_NAME"]) and f"{path}/".startswith(f"{mount}/"):
-        path = path[len(mount) :]
-    environ["PATH_INFO"] = path
-    environ["QUERY_STRING"] = head.query
-    return environ
 
 
 class ClientLeftError(ConnectionAbortedError):
