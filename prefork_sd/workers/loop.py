@@ -42,6 +42,7 @@ LINGER = 1.0  # seconds that an idle client may still send something after a dra
 LAST_WORDS = 2.0  # seconds for a refused client to read why
 ACCEPT_MOST, ACCEPT_FOR = 32, 0.002  # connections and seconds before the others have their turn
 SHARE = 0.005  # seconds for what one client has sent at once before others have their turn
+LEAVE = 0.001  # seconds in which a worker that has kept a client leaves the next one to the others
 PAUSE = 0.5  # seconds without accepting when no file descriptor is to be had
 FOREVER = 1e8  # seconds, for a limit that is off
 GLANCE = 0.001  # seconds for the first bytes of a client, before another one is accepted
@@ -74,6 +75,7 @@ class LoopWorker(Worker):
         self.proxied = trust if cfg.proxy_protocol else None
         self.timers = Timers()
         self.connections: dict[int, Connection] = {}
+        self.several = cfg.workers != 1  # who may share the clients among them
         self.postponed: list[Connection] = []  # they have sent more than their share
         self.listening: dict[int, Listener] = {}
         self.accepting = False
@@ -183,6 +185,10 @@ class LoopWorker(Worker):
             os.set_blocking(fd, False)
             now = time.monotonic()
             served = self.welcome(fd, listener, address, now)
+            if self.several and self.accepting and fd in self.connections:
+                self.stop_accepting()
+                self.accept_again = time.monotonic() + LEAVE
+                return
             if not served or now > until or not self.alive or not self.accepting:
                 return
 

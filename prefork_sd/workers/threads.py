@@ -11,6 +11,8 @@ from prefork_sd.scoreboard import HUNG
 from prefork_sd.workers.connection import HEAD, RUNNING, Connection, Request
 from prefork_sd.workers.loop import LoopWorker
 
+GRACE = 0.02  # seconds that a full worker leaves to the others for taking a client from it
+
 Job = tuple[Connection, Request | None]
 
 
@@ -26,6 +28,7 @@ class ThreadsWorker(LoopWorker):
         self.lanes = list(range(self.cfg.threads - 1, -1, -1))
         self.begun: dict[int, float] = {}  # lane: since when it runs the app
         self.hung = False
+        self.full = False  # new clients are left to the others for a moment
         # requests that may wait for a thread before this worker leaves new clients to others
         self.patient = inf if self.cfg.workers == 1 else self.cfg.threads
         super().prepare()
@@ -60,8 +63,17 @@ class ThreadsWorker(LoopWorker):
             self.jobs.put((connection, request, lane))
         else:
             self.waiting.append((connection, request))
-            if len(self.waiting) >= self.patient:
-                self.stop_accepting()  # others may have a thread to spare
+            if len(self.waiting) >= self.patient and self.accepting:
+                self.full = True  # others may have a thread to spare; if not, it is our turn again
+                self.stop_accepting()
+                self.accept_again = time.monotonic() + GRACE
+
+    def start_accepting(self) -> None:
+        self.full = False
+        if len(self.connections) < self.cfg.worker_connections:
+            super().start_accepting()
+        else:
+            self.accept_again = inf  # when one of them is gone
 
     def on_wake(self) -> None:
         """Take back what the threads have finished, and hand out what waited for them."""
@@ -72,8 +84,7 @@ class ThreadsWorker(LoopWorker):
             del self.begun[lane]
             if self.waiting:
                 self.submit(*self.waiting.popleft())
-            room = len(self.waiting) < self.patient
-            if room and self.alive and not self.accepting and self.accept_again == inf:
+            if self.full and self.alive and len(self.waiting) < self.patient:
                 self.start_accepting()
             self.advance(connection)
             if connection.phase is HEAD:

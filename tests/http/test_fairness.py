@@ -1,13 +1,14 @@
 """No client can keep a worker to itself, however little it costs it to ask for a lot."""
 
+import select
 import time
 from collections.abc import Iterable, Iterator
 
 import pytest
 
-from tests.http.apps import TEXT, Closing, hello
+from tests.http.apps import TEXT, Closing, at, hello
 from tests.http.conftest import Serve
-from tests.http.serving import App, Environ, StartResponse, Wire
+from tests.http.serving import PATIENCE, App, Environ, Gate, StartResponse, Wire
 
 GET = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -67,3 +68,30 @@ def test_a_client_that_sends_many_requests_at_once_leaves_a_turn_to_others(
     assert other.get("/other").text == "/other"
     assert time.monotonic() - begun < 0.5  # of 1.5 seconds
     assert [greedy.reply().text for _ in range(count)] == [f"/{number}" for number in range(count)]
+
+
+def test_a_worker_that_is_always_full_takes_new_clients_all_the_same(
+    serve_threads: Serve, gate: Gate, wire: Wire
+) -> None:
+    """It would leave them to the others, but these may be as full as it is."""
+    served = serve_threads(at(gate, wire), workers=2, threads=2)
+    old = [served.connect() for _ in range(8)]
+    for client in old:
+        client.get("/free")
+    for client in old:
+        client.request("GET", "/old")
+    assert [wire.hear(), wire.hear()] == ["/old", "/old"]
+    new = served.connect()
+    new.request("GET", "/new")
+    for _ in range(20_000):
+        gate.open()
+        [answered, *_] = select.select([one.sock for one in old], [], [], PATIENCE)[0]
+        [client] = [one for one in old if one.sock is answered]
+        client.reply()
+        client.request("GET", "/old")
+        if wire.hear() == "/new":
+            break
+    else:
+        raise AssertionError("the new client had to wait until the others were done")
+    gate.open(9)
+    assert new.reply().text == "/new"
