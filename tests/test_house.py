@@ -56,7 +56,8 @@ FLOORS: list[set[str]] = [
     {"workers.base", "workers.connection", "workers.timers", "workers.wear"},
     {"workers.access"},
     {"workers.tlsconnection", "workers.asgiprotocol", "workers.asgiscope", "workers.lifespan"},
-    {"workers.loop", "workers.asgirequest"},
+    {"workers.accept", "workers.asgirequest"},
+    {"workers.loop"},
     {"workers.asgiservice"},
     {"workers.sync", "workers.threads", "workers.asgi"},
     # the arbiter

@@ -4,24 +4,17 @@ The loop owns every wait on a client; `execute` and `produce`, which a way to se
 the waits on the app.
 """
 
-import errno
-import os
 import secrets
-import select
 import time
-from collections.abc import Callable
-from functools import partial
 from math import inf
-from typing import Any
 
 from prefork_sd import http1, wsgi
 from prefork_sd.applog import REQUEST
 from prefork_sd.forwarded import Forwarded, Trust
 from prefork_sd.hooks import nothing
 from prefork_sd.journal import Event
-from prefork_sd.listeners import HTTPS, Listener
+from prefork_sd.workers.accept import FOREVER, GONE, READ, WRITE, AcceptingWorker
 from prefork_sd.workers.access import AccessLog
-from prefork_sd.workers.base import Worker
 from prefork_sd.workers.connection import (
     BODY,
     CLOSED,
@@ -32,32 +25,19 @@ from prefork_sd.workers.connection import (
     UNWATCHED,
     Connection,
     Request,
-    Terms,
-    limits_of,
 )
-from prefork_sd.workers.timers import Timers
 from prefork_sd.workers.wear import Wear
 
 LINGER = 1.0  # seconds that an idle client may still send something after a drain has begun
 LAST_WORDS = 2.0  # seconds for a refused client to read why
-ACCEPT_MOST, ACCEPT_FOR = 32, 0.002  # connections and seconds before the others have their turn
 SHARE = 0.005  # seconds for what one client has sent at once before others have their turn
-LEAVE = 0.001  # seconds in which a worker that has kept a client leaves the next one to the others
-PAUSE = 0.5  # seconds without accepting when no file descriptor is to be had
-FOREVER = 1e8  # seconds, for a limit that is off
-GLANCE = 0.001  # seconds for the first bytes of a client, before another one is accepted
-PATIENCE = 0.005  # seconds that an app called inline may take if its client is to be kept
 FRESH = 0.05  # seconds for which a heartbeat is not renewed
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
-READ, WRITE = select.EPOLLIN, select.EPOLLOUT
-GONE = select.EPOLLHUP | select.EPOLLERR
 
+class LoopWorker(AcceptingWorker):
+    """Reads, writes and times out; what runs the app is left open."""
 
-class LoopWorker(Worker):
-    """Accepts, reads, writes and times out; what runs the app is left open."""
-
-    multithread = False
     holding = False  # whether responses wait for others to leave with them
 
     def run(self) -> None:
@@ -72,19 +52,10 @@ class LoopWorker(Worker):
         trust = Trust(cfg.forwarded_allow_ips)
         told = bool(cfg.forwarded_allow_ips and cfg.forwarded_headers)
         self.forwarded = Forwarded(trust, cfg.forwarded_headers) if told else None
-        self.proxied = trust if cfg.proxy_protocol else None
-        self.timers = Timers()
-        self.connections: dict[int, Connection] = {}
-        self.several = cfg.workers != 1  # who may share the clients among them
         self.postponed: list[Connection] = []  # they have sent more than their share
-        self.listening: dict[int, Listener] = {}
-        self.accepting = False
         self.draining = False
-        self.accept_again = inf
-        self.head_timeout = cfg.head_timeout or FOREVER
         self.body_timeout = cfg.body_timeout or FOREVER
         self.send_timeout = cfg.send_timeout or FOREVER
-        self.makers = {one.sock.fileno(): self.maker_for(one) for one in self.sockets}
         self.wear = Wear(cfg, time.monotonic())
         self.wears = not self.wear.none
         self.keepalive = cfg.keepalive
@@ -95,12 +66,10 @@ class LoopWorker(Worker):
         self.respond = wsgi.TaggedResponse if self.id_header else wsgi.Response
         self.access = AccessLog(cfg, self.log, self.fields)
         self.allowance = self.timeout or inf  # seconds that the app may be silent
-        # while this worker calls a slow app, its clients would better be with another one
-        self.patience = PATIENCE if self.inline and cfg.workers != 1 else inf
         self.beat = min(IDLE_BEAT, self.allowance)
         self.now = 0.0  # monotonic seconds, when the loop or the app has just waited
         self.renewal = 0.0  # when (monotonic seconds) the heartbeat is due again
-        self.poll = select.epoll()
+        self.prepare_to_accept(trust)
         self.poll.register(self.signals.fileno(), READ)
         self.start_accepting()
 
@@ -154,95 +123,6 @@ class LoopWorker(Worker):
             for listener in list(self.listening.values()):
                 if self.alive and self.accepting:
                     self.accept(listener)
-
-    # ---- accept
-
-    def start_accepting(self) -> None:
-        """Wait for new connections: of all the workers that do, the kernel wakes one."""
-        self.accepting, self.accept_again = True, inf
-        for listener in self.sockets:
-            self.listening[listener.sock.fileno()] = listener
-            self.poll.register(listener.sock.fileno(), READ | select.EPOLLEXCLUSIVE)
-
-    def stop_accepting(self) -> None:
-        if self.accepting:
-            self.accepting = False
-            for fd in self.listening:
-                self.poll.unregister(fd)
-            self.listening.clear()
-
-    def accept(self, listener: Listener) -> None:
-        """Take connections while they come; their requests have often come with them."""
-        until = time.monotonic() + ACCEPT_FOR
-        for _ in range(ACCEPT_MOST):
-            try:
-                fd, address = listener.sock._accept()  # type: ignore[attr-defined]
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self.cannot_accept(error)
-                return
-            os.set_blocking(fd, False)
-            now = time.monotonic()
-            served = self.welcome(fd, listener, address, now)
-            if self.several and self.accepting and fd in self.connections:
-                self.stop_accepting()
-                self.accept_again = time.monotonic() + LEAVE
-                return
-            if not served or now > until or not self.alive or not self.accepting:
-                return
-
-    def welcome(self, fd: int, listener: Listener, address: Any, now: float) -> bool:
-        """A connection of its own for a client; True if it is served already."""
-        remote = (address[0], str(address[1])) if type(address) is tuple else ("", "")
-        connection = self.makers[listener.sock.fileno()](fd, remote)
-        if self.proxied is not None:
-            connection.announced = not self.proxied(remote[0])
-        self.connections[fd] = connection
-        if len(self.connections) >= self.cfg.worker_connections:
-            self.stop_accepting()
-        self.on_data(connection)
-        if self.patience < inf and connection.silent() and connection.wait_for_data(GLANCE):
-            self.on_data(connection)
-        if connection.filed == 0:  # it is still with us, and has to say something
-            self.timers.set(connection, now + self.head_timeout)
-        return connection.served > 0 or connection.phase is SENDING
-
-    def cannot_accept(self, error: OSError) -> None:
-        """Out of descriptors or memory: wait a little, and let others accept.
-
-        What else may happen is the fault of that connection or of the network: accept(2).
-        """
-        if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
-            raise error
-        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-            return
-        self.log.error("cannot accept a connection: %s", error, extra=self.fields())
-        self.stop_accepting()
-        self.accept_again = time.monotonic() + PAUSE
-
-    def maker_for(self, listener: Listener) -> Callable[[int, tuple[str, str]], Connection]:
-        """What makes a connection of a descriptor and a client's address there."""
-        base = wsgi.base_environ(
-            server_name=listener.server_name,
-            server_port=listener.server_port,
-            scheme="https" if listener.name == HTTPS else "http",
-            script_name=self.cfg.script_name,
-            multithread=self.multithread,
-            multiprocess=True,
-        )
-        terms = Terms(
-            base,
-            limits_of(self.cfg),
-            body_buffer=self.cfg.body_buffer,
-            send_timeout=self.send_timeout,
-        )
-        if listener.name != HTTPS:
-            return partial(Connection, terms)
-        assert self.tls is not None
-        from prefork_sd.workers.tlsconnection import TlsConnection  # only where ssl is loaded
-
-        return partial(TlsConnection, self.tls, terms)
 
     # ---- one connection
 

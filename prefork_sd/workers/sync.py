@@ -3,8 +3,9 @@
 import time
 from types import FrameType
 
+from prefork_sd.workers.accept import WRITE
 from prefork_sd.workers.connection import HEAD, SENDING, Connection, Request
-from prefork_sd.workers.loop import WRITE, LoopWorker
+from prefork_sd.workers.loop import LoopWorker
 
 QUICK = 0.0005  # seconds that a call of a quick app takes at most
 PROVEN = 200  # quick calls in a row that make an app a quick one
