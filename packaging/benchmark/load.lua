@@ -29,6 +29,9 @@ function init(args)
       count = count + 1
       return "GET /hello?item=" .. count .. " HTTP/1.1\r\n" .. BROWSER
     end
+  elseif kind == "browser-close" then
+    local head = "GET /hello HTTP/1.1\r\n" .. BROWSER:gsub("keep%-alive\r\n\r\n$", "close\r\n\r\n")
+    request = function() return head end
   elseif kind == "close" then
     wrk.headers["Connection"] = "close"
   elseif kind == "post" then

@@ -64,6 +64,11 @@ SCENARIOS = (
         request="varied",
     ),
     Scenario(name="close", title="hello, one connection a request", request="close"),
+    Scenario(
+        name="browser-close",
+        title="hello, browser-like headers, one connection a request",
+        request="browser-close",
+    ),
     Scenario(name="json", title="JSON, 10 KiB", app="plain:rows"),
     Scenario(name="post", title="POST, 64 KiB", app="plain:upload", request="post"),
     Scenario(name="flask", title="Flask route and jsonify", app="route:app"),

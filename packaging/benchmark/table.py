@@ -28,13 +28,14 @@ def table(
     peers = {name: value for name, value in keys.items() if name not in ours}
     rival = best(peers, high=scenario.high)
     columns = scenario.columns
-    titles = [columns[0].title, "spread", f"x {base}", f"x {rival or 'best peer'}"]
+    others = list(dict.fromkeys((base, rival or "best peer")))
+    titles = [columns[0].title, "spread", *(f"x {other}" for other in others)]
     rows = [["", *titles, *(column.title for column in columns[1:])]]
     for name in sorted(there, key=lambda name: keys[name], reverse=scenario.high):
         figures = there[name]
         shown = [format(figures[column.figure], column.form) for column in columns]
         apart = spread([one[scenario.key] for one in outcomes[name].rounds])
-        ratios = [_times(ratio(keys[name], keys.get(other))) for other in (base, rival)]
+        ratios = [_times(ratio(keys[name], keys.get(other))) for other in others]
         rows.append([name, shown[0], f"{apart:.0%}", *ratios, *shown[1:]])
     lines = [f"{scenario.name}: {scenario.title}", *grid(rows)]
     lines += [f"missing: {name}: {one.missing}" for name, one in outcomes.items() if not one]

@@ -1,23 +1,10 @@
 """The benchmark's pure parts: figures, tables, what the tools print, the command line."""
 
-import sys
-from importlib import import_module
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "packaging"))
-figures = import_module("benchmark.figures")
-measure = import_module("benchmark.measure")
-options = import_module("benchmark.options")
-processes = import_module("benchmark.processes")
-profile = import_module("benchmark.profile")
-scenarios = import_module("benchmark.scenarios")
-servers = import_module("benchmark.servers")
-table = import_module("benchmark.table")
+from benchmark import figures, measure, options, processes, profile, scenarios, servers, table
 
 
-def outcome(*rates: float) -> object:
+def outcome(*rates: float) -> figures.Outcome:
     """What a server did that had these rates."""
     names = {"cpu": 10.0, "busy": 99.0, "p50": 1.0, "p99": 2.0, "failed": 0.0}
     return figures.Outcome([{"rate": rate, **names} for rate in rates])
@@ -82,6 +69,13 @@ def test_where_less_is_better_the_lowest_comes_first() -> None:
     text = table.table(scenarios.BY_NAME["memory"], outcomes, base="a", ours=frozenset({"a"}))
     assert [row.split()[0] for row in text.splitlines()[2:]] == ["b", "a"]
     assert " x b " in text
+
+
+def test_a_base_that_is_the_best_peer_is_compared_with_once() -> None:
+    outcomes = {"ours": outcome(900.0), "base": outcome(100.0)}
+    scenario = scenarios.BY_NAME["bare"]
+    text = table.table(scenario, outcomes, base="base", ours=frozenset({"ours"}))
+    assert text.splitlines()[1].split()[:5] == ["req/s", "spread", "x", "base", "CPU"]
 
 
 def test_a_table_of_nobody_still_says_why() -> None:
