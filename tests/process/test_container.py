@@ -125,7 +125,11 @@ def test_its_log_is_lines_of_json(container: Container, tmp_path: Path) -> None:
         assert {"time", "level", "service", "message"} <= set(record)
         assert "\n" not in json.dumps(record)
     events = [record.get("PREFORK_SD_EVENT") for record in systemd.records]
-    assert [one for one in events if one in ("start", "ready", "stop")] == ["start", "ready", "stop"]
+    assert [one for one in events if one in ("start", "ready", "stop")] == [
+        "start",
+        "ready",
+        "stop",
+    ]
 
 
 def test_the_container_ends_with_its_arbiter(container: Container) -> None:
