@@ -246,6 +246,8 @@ class Arbiter(Crew):
     def close_doors(self) -> None:
         """In a child: let go of the sockets for others."""
         self.doors.close_in_child()
+        self.pressure.close()
+        self.keepsake.close()
         for listener in self.monitors:
             listener.sock.close()
 

@@ -90,6 +90,7 @@ def test_status_of_a_start(service: Service) -> None:
 @pytest.mark.app(FAILS, **monitored)
 def test_promtool_has_nothing_to_say(service: Service) -> None:
     service.get()
-    told = service.machine.run(f"curl -s {STATUS}/metrics | promtool check metrics", check=False)
+    ask = f"curl -s -H 'Accept: text/plain' {STATUS}/metrics"
+    told = service.machine.run(f"{ask} | promtool check metrics", check=False)
     assert told.out + told.err == ""
     assert told.status == 0
