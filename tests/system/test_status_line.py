@@ -64,7 +64,11 @@ def test_load_and_errors(service: Service) -> None:
         traffic(service.machine, port=8000, clients=1, path="/fail", pause=0.05),
     ):
         deadline = service.machine.clock() + 30
-        wanted = {"busy": r", [12] busy", "rate": r"; [0-9.]+ requests/s", "errors": "failed lately"}
+        wanted = {
+            "busy": r", [12] busy",
+            "rate": r"; [0-9.]+ requests/s",
+            "errors": "failed lately",
+        }
         while len(said) < len(wanted):
             assert service.machine.clock() < deadline, said
             text = line(service)
