@@ -7,7 +7,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prefork_sd import metrics
 from prefork_sd.metrics import Family
 
-
 FAMILIES = [
     Family("build", "info", "what runs", [("_info", {"service": 'a"b\\c\nd'}, 1)]),
     metrics.gauge("workers_wanted", "wanted", 3),
