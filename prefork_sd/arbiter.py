@@ -5,7 +5,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import ceil, inf
 from signal import Signals
 from types import FrameType
@@ -15,8 +15,8 @@ from prefork_sd import (
     __version__,
     activation,
     bulletin,
+    heirlooms,
     journal,
-    keepsake,
     process,
     reexec,
     relief,
@@ -111,8 +111,8 @@ class Arbiter(Crew):
         adopting = reexec.MEMORY in given.memory
         if adopting:
             reexec.adopt(self, given.memory)
-        self.remember(given.memory)
-        self.keep_listeners(given.own)
+        heirlooms.remember(self, given.memory)
+        heirlooms.keep_listeners(self, given.own)
         self.init_signals()
         self.hooks.on_starting(self)
         if self.cfg.pidfile:
@@ -128,31 +128,6 @@ class Arbiter(Crew):
         self.set_workers(self.num_workers)
         if adopting:
             self.reload()
-
-    def remember(self, memory: Mapping[str, int]) -> None:
-        """Take up what outlived a restart: the number of workers, if somebody had set one."""
-        if reexec.SCOREBOARD in memory and reexec.MEMORY not in memory:
-            reexec.inherit(self, memory[reexec.SCOREBOARD])
-        elif reexec.SCOREBOARD not in memory:
-            self.herald.keep(reexec.SCOREBOARD, self.scoreboard.fd)
-        self.keepsake = Keepsake(memory.get(keepsake.NAME, -1))
-        if self.keepsake.new:
-            self.herald.keep(keepsake.NAME, self.keepsake.fd)
-        elif self.keepsake.get("configured") == self.release.workers:
-            self.num_workers = self.keepsake.get("workers")
-
-    def keep_listeners(self, left: Mapping[str, int]) -> None:
-        """Have systemd keep the listeners that we bound ourselves over a restart or a crash.
-
-        `left` are those of a former life that nobody wants any more.
-        """
-        for label, fd in left.items():
-            os.close(fd)
-            self.herald.forget(label)
-        for listener in [*self.sockets, *self.monitors]:
-            listener.kept = listener.ours and self.herald.keeps
-            if listener.label:
-                self.herald.keep(listener.label, listener.sock.fileno())
 
     def scale(self, number: int) -> None:
         """Have that many workers until somebody says otherwise or the file does."""
@@ -246,6 +221,8 @@ class Arbiter(Crew):
     def close_doors(self) -> None:
         """In a child: let go of the sockets for others."""
         self.doors.close_in_child()
+        self.pressure.close()
+        self.keepsake.close()
         for listener in self.monitors:
             listener.sock.close()
 

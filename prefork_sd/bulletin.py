@@ -31,6 +31,8 @@ def line(server: "Arbiter") -> str:
         text += f"; reloading: {fresh} of {pool.want} workers of generation {pool.target}"
     elif booting:
         text += f", {booting} booting"
+    if server.tally.busy:
+        text += f", {server.tally.busy} busy"
     if server.tally.rate >= 0.05:
         text += f"; {server.tally.rate:.3g} requests/s"
     if server.tally.errors:

@@ -266,16 +266,15 @@ def scale(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """One service with its workers, or all of the machine; again and again if asked."""
-    while True:
-        text = _status_of(arguments.service, as_json=arguments.json)
-        if not (arguments.watch and sys.stdout.isatty()):
-            print(text)
-            return ExitCode.CLEAN
-        print(f"{HOME_AND_CLEAR}{text}", flush=True)
-        try:
+    if not (arguments.watch and sys.stdout.isatty()):
+        print(_status_of(arguments.service, as_json=arguments.json))
+        return ExitCode.CLEAN
+    with suppress(KeyboardInterrupt):
+        while True:
+            text = _status_of(arguments.service, as_json=arguments.json)
+            print(f"{HOME_AND_CLEAR}{text}", flush=True)
             time.sleep(WATCH_EVERY)
-        except KeyboardInterrupt:
-            return ExitCode.CLEAN
+    return ExitCode.CLEAN
 
 
 def _status_of(service: str, *, as_json: bool) -> str:

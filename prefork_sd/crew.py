@@ -258,7 +258,8 @@ class Crew:
         self.herald.prosper(now, well=self.pool.can_serve(now))
         if now >= self.herald.next_ping and self.pool.can_serve(now):
             served = self.served()
-            self.tally.look(served.requests, served.errors, now)
+            busy = sum(bool(worker.tmp.in_hand()) for worker in self.WORKERS.values())
+            self.tally.look(served.requests, served.errors, now, busy)
             self.herald.ping(now)
         elif now >= self.herald.next_ping:
             self.herald.next_ping = now + 1.0  # nothing can be served: look again soon

@@ -24,6 +24,10 @@ class Keepsake:
             return {}
         return values if isinstance(values, dict) else {}
 
+    def close(self) -> None:
+        """Let go of it, in a child."""
+        os.close(self.fd)
+
     def get(self, name: str) -> Any:
         return self._values.get(name)
 

@@ -201,6 +201,12 @@ def credential(name: str, key: str) -> str:
         if "/" in name or name in ("", ".", ".."):
             raise FileNotFoundError(errno.ENOENT, "no such credential")
         return Path(folder, name).read_text(encoding="utf-8").removesuffix("\n")
+    except FileNotFoundError:
+        text = (
+            f"the service was given no credential {name} at its start; "
+            f"give it one with unit: LoadCredential={name}:… and restart it"
+        )
+        raise ConfigError(Problem(text, key)) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
         raise ConfigError(Problem(f"credential {name}: {reason}", key)) from None

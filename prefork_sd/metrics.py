@@ -1,9 +1,13 @@
-"""Metrics as OpenMetrics text (openmetrics.io, version 1.0.0). Values come in, text goes out."""
+"""Metrics as OpenMetrics text (openmetrics.io, version 1.0.0). Values come in, text goes out.
+
+Who asks for text/plain gets the older format of Prometheus, version 0.0.4.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PLAIN_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "prefork_sd"
 
 Sample = tuple[str, Mapping[str, object], float]  # suffix, labels, value
@@ -25,9 +29,28 @@ class Family:
         if self.unit:
             yield f"# UNIT {name} {self.unit}"
         yield f"# HELP {name} {self.help}"
+        yield from self._values(name)
+
+    def plain(self) -> Iterator[str]:
+        """As version 0.0.4 has it: the suffix is part of the name, and there is no info."""
+        name = f"{PREFIX}_{self.name}"
+        kind = "gauge" if self.kind == "info" else self.kind
+        suffix = {"info": "_info", "counter": "_total"}.get(self.kind, "")
+        yield f"# HELP {name}{suffix} {self.help}"
+        yield f"# TYPE {name}{suffix} {kind}"
+        yield from self._values(name)
+
+    def _values(self, name: str) -> Iterator[str]:
         for suffix, labels, value in self.samples:
             told = ",".join(f'{key}="{escaped(text)}"' for key, text in labels.items())
             yield f"{name}{suffix}{f'{{{told}}}' if told else ''} {number(value)}"
+
+
+def exposition(families: Iterable[Family], accept: str = "") -> tuple[str, str]:
+    """The content type and the text for a client with that Accept field (RFC 9110, 12.5.1)."""
+    if "text/plain" in accept and "openmetrics" not in accept:
+        return PLAIN_TYPE, "".join(f"{line}\n" for one in families for line in one.plain())
+    return CONTENT_TYPE, text(families)
 
 
 def text(families: Iterable[Family]) -> str:

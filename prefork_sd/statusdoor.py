@@ -15,7 +15,7 @@ PATIENCE = 5.0  # seconds for a client to ask and to take its answer
 RECEIVE = 4096
 
 Answer = tuple[str, str, str]  # status, content type, text
-Answers = Mapping[str, Callable[[], Answer]]  # by path
+Answers = Mapping[str, Callable[[str], Answer]]  # by path; they are told the Accept field
 
 
 class Client:
@@ -101,7 +101,7 @@ class StatusDoor:
         answer = self._answers.get(head.path)
         if answer is None:
             return http1.error_response(404, "there are " + " and ".join(self._answers))
-        status, kind, text = answer()
+        status, kind, text = answer(head.environ.get("HTTP_ACCEPT", ""))
         body = text.encode()
         lines = (
             f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"

@@ -132,9 +132,11 @@ def _identity(cfg: Config) -> Iterator[str]:
 
 def _credentials(cfg: Config) -> Iterator[str]:
     """Copies of files that the service's user may not be able to read: systemd.exec(5)."""
-    if not cfg.tls_bind:
+    given = any("Credential" in key for key in cfg.unit.get("Service", {}))
+    if not (cfg.tls_bind or given):
         return
-    yield "# the server reads the files themselves where it may"
+    if cfg.tls_bind:
+        yield "# the server reads the files themselves where it may"
     for key in TLS_FILES:
         path = getattr(cfg, key)
         if path.startswith("/"):

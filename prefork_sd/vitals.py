@@ -26,11 +26,10 @@ UNACKED = 24  # of struct tcp_info (tcp(7)): for a listener, what waits to be ac
 def answers(server: "Arbiter") -> Answers:
     """What is at which path of the status socket."""
 
-    def show_metrics() -> Answer:
-        text = metrics.text(families(server))
-        return "200 OK", metrics.CONTENT_TYPE, text
+    def show_metrics(accept: str) -> Answer:
+        return "200 OK", *metrics.exposition(families(server), accept)
 
-    def show_health() -> Answer:
+    def show_health(accept: str) -> Answer:
         ready = server.herald.ready and not server.stopping
         well = ready and server.pool.count(State.READY) > 0
         status = "200 OK" if well else "503 Service Unavailable"

@@ -67,7 +67,7 @@ FLOORS: list[set[str]] = [
     {"crew"},
     {"reloading", "vitals"},
     {"frontdesk", "reexec", "relief"},
-    {"doors"},
+    {"doors", "heirlooms"},
     {"arbiter"},
     # 7: commands
     {"cli", "generator"},

@@ -394,6 +394,13 @@ def test_the_shutdown_comes_after_the_last_request(asgi: Systemd) -> None:
     assert asgi.ended() == 0
 
 
+def test_the_request_id_comes_back_in_a_header(asgi: Systemd) -> None:
+    asgi.up(workers=1, request_id_header="X-Request-ID", access_log="all")
+    number = asgi.get().headers["X-Request-Id"]
+    asgi.record("request", PREFORK_SD_REQUEST_ID=number)
+    assert asgi.get().headers["X-Request-Id"] != number
+
+
 def test_hooks_see_requests(asgi: Systemd) -> None:
     deploy(asgi, more=HOOKS)
     hooks = {"pre_request": "app:before", "post_request": "app:after"}

@@ -187,6 +187,7 @@ def test_a_worker_has_the_listeners_and_nothing_else_of_the_arbiter(systemd: Sys
         assert shared == {proc.inode(listener.fileno())}
         words = [file for file in files.values() if "last-words" in file]
         assert len(words) == 1
+        assert not [file for file in files.values() if "prefork-sd-state" in file]
 
 
 def test_a_service_of_many_reloads_keeps_its_descriptors_and_memory_files(

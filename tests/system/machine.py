@@ -209,6 +209,11 @@ class Machine:
         """The machine's monotonic clock, which is the host's."""
         return time.monotonic()
 
+    @staticmethod
+    def observe(seconds: float) -> None:
+        """Let that much time pass: a span that is itself what a test measures."""
+        select.select([], [], [], seconds)
+
     def show(self, unit: str, name: str) -> str:
         """One property of a unit, as text."""
         return self.run(f"systemctl show --value -p {name} {unit}").out.rstrip("\n")

@@ -4,6 +4,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from signal import (
     SIGABRT,
@@ -23,7 +24,7 @@ from signal import (
 
 import pytest
 
-from prefork_sd import process
+from prefork_sd import herald, process
 from prefork_sd.config import MOST_WORKERS
 from prefork_sd.errors import ExitCode, HaltServer
 from prefork_sd.pool import State
@@ -343,6 +344,20 @@ def test_ttin_and_ttou(stage: Stage) -> None:
     stage.signal(*[SIGTTOU] * 9)
     assert len(stage.signals(SIGTERM)) == 4  # never the last one
     assert stage.arbiter.num_workers == 1
+
+
+def test_the_loop_wakes_for_a_minute_of_health(
+    make: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(herald, "HEALTHY", 0.2)
+    stage = make()
+    stage.start()
+    began = time.monotonic()
+    while not stage.said("RESTART_RESET") and time.monotonic() < began + 10:
+        stage.arbiter.sleep()
+        stage.turn()
+    assert 0.1 < time.monotonic() - began < 5
+    assert stage.arbiter.herald.next_reset == inf
 
 
 def test_ttin_stops_where_the_setting_does(make: MakeStage) -> None:

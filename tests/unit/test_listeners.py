@@ -302,3 +302,50 @@ def test_a_dual_stack_listener_serves_ipv4(stack: ExitStack, only: int, count: i
     sock.bind(("::", 0))
     port = sock.getsockname()[1]
     assert len(disagreements([f"0.0.0.0:{port}"], [Listener("http", sock)])) == count
+
+
+# ---- kept over a restart
+
+
+def test_a_listener_is_found_again_by_its_entry_of_bind(tmp_path: Path) -> None:
+    entry = f"unix:{tmp_path}/own.sock"
+    first = listeners.bind(entry, 16)
+    stored = {first.label: first.sock.fileno(), "own-http-other": -1}
+    first.sock.detach()
+    again = listeners.kept(entry, listeners.HTTP, stored)
+    assert again is not None
+    assert (again.ours, again.label, again.address) == (True, first.label, entry)
+    assert stored == {"own-http-other": -1}
+    again.close()
+    assert not (tmp_path / "own.sock").exists()
+
+
+def test_a_listener_whose_file_is_gone_is_of_no_use(tmp_path: Path) -> None:
+    entry = f"unix:{tmp_path}/own.sock"
+    with closing(listeners.bind(entry, 16)) as first:
+        stored = {first.label: first.sock.fileno()}
+        (tmp_path / "own.sock").unlink()
+        assert listeners.kept(entry, listeners.HTTP, stored) is None
+        assert list(stored) == [first.label]  # for who lets go of it
+
+
+def test_one_that_systemd_keeps_keeps_its_file(tmp_path: Path) -> None:
+    listener = listeners.bind(f"unix:{tmp_path}/own.sock", 16)
+    listener.kept = True
+    listener.close()
+    assert (tmp_path / "own.sock").is_socket()
+
+
+@pytest.mark.parametrize(
+    ("entry", "label"),
+    [
+        ("127.0.0.1:8000", "own-http-127.0.0.1_8000"),
+        ("[::1]:80", "own-http-___1__80"),
+        ("unix:/run/a b.sock", "own-http-unix__run_a_b.sock"),
+        ("unix:/" + "x" * 300, "own-http-unix__" + "x" * 185),
+    ],
+)
+def test_labels_are_names_for_systemd(entry: str, label: str) -> None:
+    assert listeners.label_of(listeners.HTTP, entry) == label
+    assert len(label) <= 255
+    assert ":" not in label

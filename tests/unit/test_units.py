@@ -141,6 +141,15 @@ def test_the_files_of_tls_are_credentials() -> None:
     assert "RefreshOnReload" not in units()[0]
 
 
+def test_credentials_of_the_app_are_renewed_by_a_reload_where_systemd_can() -> None:
+    unit = {"Service": {"LoadCredential": "key:/etc/shop/key"}}
+    cfg = build({"app": "shop:app", "unit": unit})
+    text = render("shop", cfg, source=SOURCE, templates=templates())["shop.service"]
+    service = directives(text, "Service")
+    assert service["RefreshOnReload"] == ["credentials"]
+    assert service["LoadCredential"] == ["key:/etc/shop/key"]
+
+
 def test_deadlines_and_user_come_from_the_yaml() -> None:
     text, _ = units(
         boot_timeout="5min", graceful_timeout="1500ms", watchdog=0, user="shop", group="web"

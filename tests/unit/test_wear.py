@@ -40,7 +40,12 @@ def test_lifetimes_differ() -> None:
 
 def test_memory_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(wear, "rss", lambda: looks.append(1) or 2_000_000)  # type: ignore[func-returns-value]
+
+    def rss() -> int:
+        looks.append(1)
+        return 2_000_000
+
+    monkeypatch.setattr(wear, "rss", rss)
     one = Wear(Config(max_rss=1_000_000), NOW)
     worn = [requests for requests in range(1, 3 * EVERY + 1) if one.worn(requests)]
     assert worn == [EVERY, 2 * EVERY, 3 * EVERY]
