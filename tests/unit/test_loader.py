@@ -32,7 +32,8 @@ def run(tmp_path: Path) -> Run:
         sys.path.insert(0, {str(HOUSE)!r})
         from pathlib import Path
         from prefork_sd.errors import AppImportError, ConfigError
-        from prefork_sd.loader import *
+        from prefork_sd.loader import Application
+        from prefork_sd.sources import find
         def tell(value): print(json.dumps(value, default=str))
         def failure(app):
             try:
