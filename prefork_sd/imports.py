@@ -15,7 +15,7 @@ from typing import Any
 
 from prefork_sd.errors import AppImportError
 
-HOUSE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 (compared with file names as text)
+HOUSE = os.path.dirname(sys._getframe().f_code.co_filename) + os.sep  # noqa: PTH120 (as frames say)
 WSGI, ASGI = "WSGI", "ASGI"  # what an app can be
 USUAL_NAMES = ("application", "app", "wsgi", "create_app", "make_app")
 TEXT_MAX = 300  # characters
