@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,11 +73,13 @@ def depart(release: Release, post: Post, server: Server, package: int) -> int:
         return post.leave(str(error), error.exit_code)
     stderr = os.dup(2)
     brief = os.memfd_create("prefork-sd-brief", 0)  # and not close-on-exec
-    told = _brief(release, post, server) | {"package": package, "stderr": stderr}
+    preface = f"venv: {python} does not start: "
+    told = _brief(release, post, server)
+    told |= {"package": package, "stderr": stderr, "preface": len(preface.encode())}
     os.write(brief, json.dumps(told).encode())
     for fd in [*_descriptors(told), stderr]:
         os.set_inheritable(fd, True)
-    post.words.write(f"venv: {python} does not start: ")
+    post.words.write(preface)
     os.dup2(post.words.fd, 2)
     argv = [str(python), f"{parcel.PLACE}{package}", str(brief), str(post.words.fd), cfg.venv]
     try:
@@ -119,8 +121,10 @@ def arrive(brief: int) -> NoReturn:
     os.close(brief)
     os.dup2(told["stderr"], 2)
     os.close(told["stderr"])
-    os.ftruncate(told["words"], 0)
-    os.lseek(told["words"], 0, os.SEEK_SET)
+    words = told["words"]
+    os.write(2, os.pread(words, os.fstat(words).st_size, told["preface"]))  # it did start
+    os.ftruncate(words, 0)
+    os.lseek(words, 0, os.SEEK_SET)
     for fd in _descriptors(told):
         os.set_inheritable(fd, False)
     sys.argv[:] = told["argv"]
@@ -160,8 +164,13 @@ def _frozen(value: Any) -> Any:
 def tried(release: Release, log: logging.Logger) -> Mold:
     """A mold that has imported the app and is gone again: what it said. Waits for it.
 
-    Raises PreforkError with what a start would say, within `boot_timeout` and a little.
+    Raises PreforkError with what a start would say, within `boot_timeout` and a little. Who may not
+    become the service's user stays who it is.
     """
+    if os.geteuid() != 0:
+        cfg = replace(release.cfg, user="", group="")
+        app = Application(release.app.name, release.app.source, cfg=cfg)
+        release = replace(release, app=app)
     wake_read, wake_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     mold = Mold(1)
     post = Post(mold.generation, mold.theirs, mold.words, preload=True)

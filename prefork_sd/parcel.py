@@ -43,7 +43,7 @@ try:
 except BaseException as error:
     refuse("is of a Python %s that cannot run prefork-sd: %s: %s\\n%s"
            % (version, type(error).__name__, error, traceback.format_exc()))
-del sys.path[0]
+sys.path.remove(sys.argv[0])
 abroad.arrive(int(sys.argv[1]))
 """
 

@@ -18,21 +18,32 @@ def interpreter(venv: str) -> Path:
     root = Path(os.path.realpath(venv))
     python = root / "bin" / "python"
     target = Path(os.path.realpath(python))
-    if not os.access(root, os.F_OK):
+    if reason := _unreachable(root):
         leads = f" leads to {root}, which" if Path(venv).is_symlink() else ""
-        raise wrong(f"{venv}{leads} does not exist; {_way(venv)}")
+        raise wrong(f"{venv}{leads} {reason}; {_way(venv)}")
     if not os.path.lexists(python):
         raise wrong(f"{venv} is not a virtual environment, it has no bin/python; {_way(venv)}")
-    if not os.access(target, os.F_OK):
+    if reason := _unreachable(target):
         hidden = any(target.is_relative_to(home) for home in HOMES)
         hint = " or is hidden by ProtectHome=yes" if hidden else ""
         raise wrong(
-            f"the interpreter of {venv} is gone: bin/python leads to {target}, which does not "
-            f"exist{hint}; {_way(venv)}"
+            f"the interpreter of {venv} is gone: bin/python leads to {target}, which "
+            f"{reason}{hint}; {_way(venv)}"
         )
     if not (target.is_file() and os.access(target, os.X_OK)):
         raise wrong(f"the interpreter of {venv}, {target}, is not an executable; {_way(venv)}")
     return python
+
+
+def _unreachable(path: Path) -> str:
+    """Why there is nothing at a path, as the end of a sentence; or empty."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be reached ({error.strerror})"
+    return ""
 
 
 def wrong(text: str) -> ConfigError:

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from prefork_sd.errors import ExitCode
+from tests.certificates import make
 from tests.process import proc
 from tests.process.pythons import Python, pythons, supported, too_old
 from tests.process.systemd import ROOT, Systemd
 from tests.process.test_asgi import deploy as deploy_asgi
 from tests.process.test_load import Load
+from tests.process.test_tls import served
+from tests.process.test_tls import settings as tls_settings
 
 PAGE = """
 import sys
@@ -299,6 +302,22 @@ def test_an_interpreter_that_cannot_start_is_quoted(shop: Systemd) -> None:
     assert f"venv: {venv}/bin/python does not start: " in done.text
     assert "No module named 'encodings'" in done.text
     assert shop.get().version == "1"
+
+
+def test_what_an_interpreter_says_at_its_start_is_heard(shop: Systemd) -> None:
+    (site,) = (shop.folder / f"venv-{OTHER}").glob("lib/python3*/site-packages")
+    (site / "bad.pth").write_text("import no_such_module\n")
+    shop.up(**settings())
+    shop.hear(0.0)
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in "\n".join(shop.noise)
+    shop.noise.clear()
+
+
+def test_tls(shop: Systemd, tmp_path: Path) -> None:
+    shop.listen("https")
+    pair = make(tmp_path, "shop")
+    shop.up(**settings(**tls_settings(shop, pair)))
+    assert served(shop, pair) == (pair.der, "1")
 
 
 def test_hooks_run_on_both_sides(shop: Systemd) -> None:

@@ -28,7 +28,7 @@ def versions():
 
 
 def pack(folder: Path, target: Path, *names: str) -> Path:
-    command = ["tar", "--create", "--file", target, "--directory", folder, *names]
+    command = ["tar", "--create", "--file", str(target), "--directory", str(folder), *names]
     subprocess.run(command, check=True, timeout=120)
     return target
 
@@ -101,8 +101,9 @@ def test_an_app_has_the_packages_of_its_venv(service: Service, venvs: list[str])
     )
     service.systemctl("reload")
     assert service.get("/versions").split() == [other, flask, venvs[1]]
-    titles = machine.run("ps -e -o args=").out
-    assert f"prefork-sd: worker [{service.name}]" in titles
+    workers = machine.run("ps -e -o cgroup=,args= | grep 'prefork-sd: worker'").out.splitlines()
+    assert len(workers) == LOCAL["workers"]
+    assert all("/worker-" in one and f"[{service.name}]" in one for one in workers)
 
 
 @pytest.mark.app(VERSIONS, **LOCAL)

@@ -83,6 +83,12 @@ def test_an_environment_that_is_not_there(tmp_path: Path) -> None:
     assert refusal(link).startswith(says)
 
 
+def test_an_environment_out_of_reach(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    says = f"venv: {tmp_path}/file/venv cannot be reached (Not a directory); make it by"
+    assert refusal(tmp_path / "file/venv").startswith(says)
+
+
 def test_packages_for_our_version_go_first(venv: Path) -> None:
     assert venvs.packages(str(venv)) is None
     other = venv / "lib/python3.99/site-packages"
