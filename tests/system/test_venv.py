@@ -101,9 +101,10 @@ def test_an_app_has_the_packages_of_its_venv(service: Service, venvs: list[str])
     )
     service.systemctl("reload")
     assert service.get("/versions").split() == [other, flask, venvs[1]]
-    workers = machine.run("ps -e -o cgroup=,args= | grep 'prefork-sd: worker'").out.splitlines()
+    processes = machine.run("ps -e -ww -o cgroup:200=,args=").out.splitlines()
+    workers = [one for one in processes if one.endswith(f" prefork-sd: worker [{service.name}]")]
     assert len(workers) == LOCAL["workers"]
-    assert all("/worker-" in one and f"[{service.name}]" in one for one in workers)
+    assert all("/worker-" in one for one in workers)
 
 
 @pytest.mark.app(VERSIONS, **LOCAL)
