@@ -159,7 +159,8 @@ def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], ser
 def check(arguments: argparse.Namespace) -> int:
     """Everything that a start would trip over, found without starting."""
     from prefork_sd import units
-    from prefork_sd.loader import Application, find
+    from prefork_sd.loader import Application
+    from prefork_sd.sources import find
 
     name, path = find(arguments.service)
     app = Application(name, path)
@@ -185,23 +186,31 @@ def examine(app: "Application") -> str:
     """Do what a start does up to the fork; return a sentence, or raise PreforkError."""
     import logging
 
+    from prefork_sd import abroad
     from prefork_sd.release import Release
 
-    release = Release.of(app, logging.getLogger("prefork_sd"))
+    log = logging.getLogger("prefork_sd")
+    release = Release.of(app, log)
     try:
-        app.prepare()
-        kind = release.worker_class.suited(app.wsgi(), app.cfg)
-        kind.equip(app.cfg)
+        if app.cfg.venv:
+            mold = abroad.tried(release, log)
+            kind, python = mold.kind, f", Python {mold.python} of {app.cfg.venv}"
+        else:
+            app.prepare()
+            suited = release.worker_class.suited(app.wsgi(), app.cfg)
+            suited.equip(app.cfg)
+            kind, python = suited.__name__, ""
     except AppImportError as error:
         if error.details:
             print(error.details, file=sys.stderr)
         raise
-    return f"{app.cfg.app} can be served by {release.workers} workers ({kind.__name__})."
+    return f"{app.cfg.app} can be served by {release.workers} workers ({kind}{python})."
 
 
 def unit(arguments: argparse.Namespace) -> int:
     from prefork_sd import units
-    from prefork_sd.loader import Application, find, templates
+    from prefork_sd.loader import Application
+    from prefork_sd.sources import find, templates
 
     name, path = find(arguments.service)
     cfg = Application(name, path).cfg
@@ -229,7 +238,8 @@ def control_of(service: str) -> str:
     if service and Path(runtime).parent == Path(RUNNING) and Path(runtime).name != name:
         runtime = ""  # asked from inside another service
     if service:
-        from prefork_sd.loader import Application, find
+        from prefork_sd.loader import Application
+        from prefork_sd.sources import find
 
         with suppress(ConfigError):
             if told := Application(*find(service)).cfg.control:

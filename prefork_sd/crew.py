@@ -61,7 +61,12 @@ class Crew:
         self.someone_left = False  # a worker accepts no more
         self.tally = Tally()
         self.groups = Groups()
-        self.foundry = Foundry(processes, self.pid, lambda: self.SIG_QUEUE.wake())
+        self.foundry = Foundry(processes, self)
+
+    @property
+    def wake_fd(self) -> int:
+        """A byte in it ends our sleep."""
+        return self.SIG_QUEUE.write_fd
 
     def boot_failed(self, generation: int, notice: Obituary, status: int) -> None:
         raise NotImplementedError
@@ -172,6 +177,11 @@ class Crew:
                     extra=journal.fields(Event.CONFIG_WARNING),
                 )  # fmt: skip
                 mold.threads = []
+            release = self.releases.get(mold.generation)
+            if mold.python and release and release.cfg.venv:
+                text = "generation %d runs under Python %s of %s"
+                self.log.info(text, mold.generation, mold.python, release.cfg.venv)
+                mold.python = ""
             while mold.refused:
                 age, why = mold.refused.pop()
                 if worker := self.WORKERS.get(-age):
@@ -297,11 +307,10 @@ class Crew:
             worker.group = self.groups.make(f"{cgroups.WORKER}{age}", release.cfg.worker_memory_max)
             if worker.group is not None:
                 undo.callback(self.groups.close, worker.group, by_force=False)
-            if release.cfg.preload_app:
+            if release.molded:
                 worker.pid = -age
-                cast = partial(self.cast_worker, spawn.generation)
                 order = Order(age, slot.index, words.fd)
-                self.foundry.order(release, spawn.generation, order, cast, self.leave_arbiter)
+                self.foundry.order(release, spawn.generation, order, self.leave_arbiter)
             else:
                 worker.pid = self.processes.fork(partial(self.be_worker, worker))
         except Exception as error:  # noqa: BLE001 (a class of workers may raise anything)
@@ -324,15 +333,7 @@ class Crew:
         self.SIG_QUEUE.wake()  # what follows from it is planned in the next turn
 
     def make_worker(self, generation: int, age: int, slot: Slot, words: LastWords) -> Worker:
-        release = self.releases[generation]
-        cfg = release.cfg
-        worker = release.worker_class(
-            age, self.pid, self.sockets, release.app, cfg.timeout, cfg, self.log
-        )
-        worker.generation, worker.hooks, worker.server = generation, release.hooks, self
-        worker.tls = release.tls
-        worker.tmp, worker.words, worker.wake_fd = slot, words, self.SIG_QUEUE.write_fd
-        return worker
+        return self.releases[generation].worker(self, generation, age, slot, words)
 
     def leave_arbiter(self) -> None:
         """In a child: let go of what is the arbiter's."""
@@ -345,15 +346,6 @@ class Crew:
     def be_worker(self, worker: Worker) -> int:
         """In a child: live."""
         self.leave_arbiter()
-        return worker.init_process()
-
-    def cast_worker(
-        self, generation: int, age: int, slot: int, words: LastWords, app: object
-    ) -> int:
-        """In a child of a mold: live as that worker, with the app that is imported already."""
-        worker = self.make_worker(generation, age, self.scoreboard.slot(slot), words)
-        worker.group = self.groups.of(f"{cgroups.WORKER}{age}")
-        worker.wsgi = app
         return worker.init_process()
 
     def spawn_workers(self) -> None:

@@ -1,26 +1,27 @@
-"""The molds of a service, one for each generation that preloads its app."""
+"""The molds of a service, one for each generation that preloads its app or has its own Python."""
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from signal import SIGTERM
 
-from prefork_sd.mold import Cast, Mold, Order, be_mold
+from prefork_sd import abroad, parcel
+from prefork_sd.mold import Mold, Order, Post, be_mold
 from prefork_sd.process import Processes, become_subreaper
-from prefork_sd.release import Release
+from prefork_sd.release import Release, Server
 
 
 class Foundry:
     """Starts molds when a worker is ordered, and lets them go with their generation."""
 
-    def __init__(self, processes: Processes, arbiter: int, wake: Callable[[], None]) -> None:
+    def __init__(self, processes: Processes, server: Server) -> None:
         self._processes = processes
-        self._arbiter = arbiter
-        self._wake = wake
+        self._server = server
+        self._package = -1  # a parcel of what we are, once another Python needs it
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}  # by pid
 
     def order(
-        self, release: Release, generation: int, order: Order, cast: Cast, enter: Callable[[], None]
+        self, release: Release, generation: int, order: Order, enter: Callable[[], None]
     ) -> None:
         """Have a worker made. `enter` is called first in a new mold. Raises OSError: no fork."""
         mold = self._molds.get(generation)
@@ -28,18 +29,24 @@ class Foundry:
             become_subreaper()
             mold = Mold(generation)
             try:
-                mold.pid = self._processes.fork(partial(self._live, release, mold, cast, enter))
+                if release.cfg.venv and self._package < 0:
+                    self._package = parcel.pack()
+                mold.pid = self._processes.fork(partial(self._live, release, mold, enter))
             except OSError:
                 mold.close()
                 raise
             self._molds[generation] = mold
         mold.order(order)
 
-    def _live(self, release: Release, mold: Mold, cast: Cast, enter: Callable[[], None]) -> int:
+    def _live(self, release: Release, mold: Mold, enter: Callable[[], None]) -> int:
         enter()
         for other in self._molds.values():
             other.close()
-        return be_mold(release, mold, cast, self._arbiter, self._wake)
+        mold.channel.close()
+        post = Post(mold.generation, mold.theirs, mold.words, preload=release.cfg.preload_app)
+        if release.cfg.venv:
+            return abroad.depart(release, post, self._server, self._package)
+        return be_mold(release, post, self._server)
 
     def hear(self) -> Iterator[Mold]:
         """Yield the molds that have something new to say."""

@@ -5,7 +5,6 @@ import importlib
 import inspect
 import os
 import re
-import site
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -14,55 +13,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prefork_sd.errors import AppImportError, ConfigError, Problem
+from prefork_sd.errors import AppImportError
 
-HOUSE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 (compared with file names as text)
-VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+HOUSE = os.path.dirname(sys._getframe().f_code.co_filename) + os.sep  # noqa: PTH120 (as frames say)
 WSGI, ASGI = "WSGI", "ASGI"  # what an app can be
 USUAL_NAMES = ("application", "app", "wsgi", "create_app", "make_app")
 TEXT_MAX = 300  # characters
 
 
-def venv_packages(venv: Path) -> Path:
-    """The site-packages of a virtual environment, symlinks resolved.
-
-    Raises ConfigError where there is none, or none for this version of Python.
-    """
-    root = venv.resolve()
-    packages = root / "lib" / f"python{VERSION}" / "site-packages"
-    if packages.is_dir():
-        return packages
-    others = sorted(path.name.removeprefix("python") for path in root.glob("lib/python3*"))
-    if others:
-        text = f"{venv} is for Python {', '.join(others)}, and this is Python {VERSION}"
-    else:
-        text = f"{venv} is not a virtual environment"
-    raise ConfigError(Problem(f"{text}; make it by: python{VERSION} -m venv {venv}", "venv"))
-
-
-def search_first(folders: Iterable[Path], packages: Path | None) -> None:
-    """Make `import` look into `folders` first, and into `packages` before the system's packages.
-
-    The packages come behind the standard library, as in an activated virtual environment, and
-    their .pth files count. The server's own libraries are forgotten, so that the app gets those
-    of its environment.
-    """
+def search_first(folders: Iterable[Path]) -> None:
+    """Make `import` look into `folders` first."""
     own = [str(folder) for folder in folders]
-    rest = [path for path in sys.path if path not in own]
-    if packages is not None:
-        sys.path[:] = rest
-        site.addsitedir(str(packages))
-        added = [path for path in sys.path if path not in rest] or [str(packages)]
-        rest = [path for path in rest if path not in added]
-        first = next((n for n, path in enumerate(rest) if _is_site(path)), len(rest))
-        rest[first:first] = added
-        _forget(lambda file: _is_site(file) and not file.startswith(HOUSE))
-    sys.path[:] = own + rest
+    sys.path[:] = own + [path for path in sys.path if path not in own]
     importlib.invalidate_caches()
-
-
-def _is_site(path: str) -> bool:
-    return "site-packages" in path or "dist-packages" in path
 
 
 def _forget(where: Callable[[str], bool]) -> dict[str, ModuleType]:

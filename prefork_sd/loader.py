@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,22 +11,13 @@ from types import ModuleType
 from typing import Any
 
 from prefork_sd import hooks as server_hooks
+from prefork_sd import venvs
 from prefork_sd.config import Config, build, merge
 from prefork_sd.envfile import parse
 from prefork_sd.errors import AppImportError, ConfigError, Problem
 from prefork_sd.hooks import Hooks
-from prefork_sd.imports import (
-    apart,
-    app_callable,
-    import_object,
-    said,
-    search_first,
-    venv_packages,
-)
+from prefork_sd.imports import apart, app_callable, import_object, said, search_first
 from prefork_sd.settings import BadValueError
-from prefork_sd.sources import find, folders, read, services, templates
-
-__all__ = ["Application", "auto_workers", "find", "load_hooks", "read", "services", "templates"]
 
 CREDENTIAL = "credential:"  # in front of a credential's name, where a value of `env` may stand
 PATHS = ("directory", "env_file", "hooks", "pidfile", "control")  # relative to where they stand
@@ -37,7 +29,8 @@ class Application:
     `overrides` are settings of the command line; they win over the file's, and their relative
     paths start at the current directory, those of the file at the file's folder. Without a
     `directory` it is that folder too, unless the file is in one of the system's folders, which
-    hold no code. Raises ConfigError. Neither the app nor a hook is imported by making one.
+    hold no code. `cfg`, if it is known already, is taken as it is. Raises ConfigError. Neither the
+    app nor a hook is imported by making one.
     """
 
     def __init__(
@@ -48,15 +41,18 @@ class Application:
         *,
         need_app: bool = True,
         started_in: Path | None = None,
+        cfg: Config | None = None,
     ) -> None:
         self.name = name
         self.source = source.absolute() if source else None
         self.overrides = dict(overrides or {})
         self.need_app = need_app
         self.started_in = started_in or start_directory()
-        self.cfg = self._load()
+        self.cfg = cfg or self._load()
 
     def _load(self) -> Config:
+        from prefork_sd.sources import folders, read  # YAML: a virtual environment may not have it
+
         values: Mapping[str, object] = {}
         lines: Mapping[str, int] = {}
         file = ""
@@ -94,12 +90,11 @@ class Application:
     def prepare(self) -> None:
         """Make this process the app's: working directory, import path, environment.
 
-        Symlinks in the directory and the venv are resolved now, once, so that a process stays
-        with the release that it started with. Raises ConfigError.
+        Symlinks in the directory are resolved now, once, so that a process stays with the release
+        that it started with. Raises ConfigError.
         """
         cfg = self.cfg
         environment = environment_of(cfg)
-        packages = _packages(cfg)
         if cfg.directory:
             try:
                 os.chdir(os.path.realpath(cfg.directory))
@@ -107,17 +102,19 @@ class Application:
                 text = f"cannot work in {cfg.directory}: {error.strerror}"
                 raise ConfigError(Problem(text, "directory", str(self.source or ""))) from None
             os.environ["PWD"] = str(Path.cwd())
-        search_first(_folders(cfg), packages)
-        if packages is not None:
-            home = Path(cfg.venv).resolve()
-            os.environ["VIRTUAL_ENV"] = str(home)
-            os.environ["PATH"] = f"{home / 'bin'}:{os.environ.get('PATH', os.defpath)}"
+        search_first(_folders(cfg))
         os.environ.update(environment)
         time.tzset()
 
     def wsgi(self) -> Callable[..., Any]:
         """Import the app, WSGI or ASGI, after `prepare()`. Raises AppImportError."""
-        return app_callable(self.cfg.app)
+        try:
+            return app_callable(self.cfg.app)
+        except AppImportError as error:
+            if not self.cfg.venv:
+                raise
+            place = f"venv: {self.cfg.venv}, Python {platform.python_version()}"
+            raise AppImportError(f"{error} ({place})", error.details) from error
 
 
 def _placed(problem: Problem, overrides: Mapping[str, object]) -> Problem:
@@ -153,10 +150,6 @@ def _folders(cfg: Config) -> list[Path]:
     """Where to import the app from. "/" is no place for code, only where systemd starts us."""
     folders = [Path(folder).resolve() for folder in (cfg.directory, *cfg.pythonpath) if folder]
     return list(dict.fromkeys(folder for folder in folders if folder != Path("/")))
-
-
-def _packages(cfg: Config) -> Path | None:
-    return venv_packages(Path(cfg.venv)) if cfg.venv else None
 
 
 def environment_of(cfg: Config) -> dict[str, str]:
@@ -221,7 +214,8 @@ def load_hooks(cfg: Config) -> Hooks:
     """Import the hooks afresh, leaving no module of the app behind. Raises ConfigError."""
     functions: dict[str, object] = {}
     problems: list[Problem] = []
-    with apart(_folders(cfg), _packages(cfg) if cfg.hooks else None):
+    packages = venvs.packages(cfg.venv) if cfg.venv else None
+    with apart(_folders(cfg), packages):
         if isinstance(cfg.hooks, str):
             functions = _from_file(cfg.hooks)
         else:

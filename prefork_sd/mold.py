@@ -8,27 +8,25 @@ leaves at once, so that the kernel hands them to the arbiter, which is their sub
 import faulthandler
 import gc
 import json
+import os
+import platform
 import signal
 import socket
 import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from prefork_sd import process
+from prefork_sd import cgroups, process
 from prefork_sd.errors import AppImportError, ExitCode, PreforkError
-from prefork_sd.release import Release
+from prefork_sd.release import Release, Server
 from prefork_sd.scoreboard import LastWords
 
 MOST_BYTES = 65536
 AT_ONCE = 8  # orders on their way at a time, so that the channel never fills
-
-Cast = Callable[[int, int, LastWords, Any], int]  # age, slot, last words, app: be that worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,8 @@ class Mold:
         self.generation = generation
         self.pid = 0
         self.ready = False
+        self.python = ""  # the version that runs it
+        self.kind = ""  # the class of workers that suits the app, once that is imported
         self.leaving = False  # was let go
         self.words = LastWords()
         self.threads: list[str] = []  # of the app, which no worker will have
@@ -73,8 +73,9 @@ class Mold:
         with suppress(OSError):
             while message := self.channel.recv(MOST_BYTES):
                 said = json.loads(message)
-                self.ready = self.ready or "threads" in said
-                self.threads = said.get("threads", self.threads)
+                if "threads" in said:
+                    self.ready, self.threads = True, said["threads"]
+                    self.python, self.kind = said["python"], said["kind"]
                 if "refused" in said:
                     self.refused.append((said["refused"], said["reason"]))
         self._send()
@@ -98,59 +99,87 @@ class Mold:
         self.words.close()
 
 
-def be_mold(
-    release: Release, mold: Mold, cast: Cast, arbiter: int, wake: Callable[[], None]
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Post:
+    """The mold's own side. With `preload` it imports the app; else each of its workers does."""
+
+    generation: int
+    channel: socket.socket
+    words: LastWords
+    preload: bool
+
+    def say(self, server: Server, **what: object) -> None:
+        """Tell the arbiter."""
+        self.channel.send(json.dumps(what).encode())
+        with suppress(BlockingIOError):  # full: it is awake
+            os.write(server.wake_fd, b".")
+
+    def leave(self, text: str, status: int) -> int:
+        """Why there will be no mold: for the arbiter, which puts it on record."""
+        self.words.write(text)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        return status
+
+
+def be_mold(release: Release, post: Post, server: Server) -> int:
     """The mold's life, in its process; return the exit status."""
-    mold.channel.close()
-    faulthandler.enable(file=mold.words.fd, all_threads=True)
-    process.die_with_parent(arbiter, signal.SIGTERM)
-    process.set_title(f"prefork-sd: mold [{release.cfg.proc_name or release.app.name}]")
+    faulthandler.enable(file=post.words.fd, all_threads=True)
+    process.die_with_parent(server.pid, signal.SIGTERM)
+    process.set_title(title(release))
+    app, kind = None, ""
     try:
         process.become(release.cfg.user, release.cfg.group)
-        process.die_with_parent(arbiter, signal.SIGTERM)  # a change of user clears it
-        release.app.prepare()
-        app = release.app.wsgi()
-        release.worker_class.suited(app, release.cfg).equip(release.cfg)
+        process.die_with_parent(server.pid, signal.SIGTERM)  # a change of user clears it
+        if post.preload:
+            release.app.prepare()
+            app = release.app.wsgi()
+            suited = release.worker_class.suited(app, release.cfg)
+            suited.equip(release.cfg)
+            kind = suited.__name__
     except AppImportError as error:
-        return _leave(mold, f"{error}\n{error.details}", error.exit_code)
+        return post.leave(f"{error}\n{error.details}", error.exit_code)
     except PreforkError as error:
-        return _leave(mold, str(error), error.exit_code)
+        return post.leave(str(error), error.exit_code)
     except BaseException as error:  # noqa: BLE001 (anything may come out of app code)
         summary = f"{type(error).__name__}: {error}\n"
         text = summary + "".join(traceback.format_exception(error))
-        return _leave(mold, text, ExitCode.WORKER_BOOT_ERROR)
+        return post.leave(text, ExitCode.WORKER_BOOT_ERROR)
     gc.collect()
     gc.freeze()
     threads = [one.name for one in threading.enumerate() if one is not threading.main_thread()]
-    _say(mold, {"threads": threads}, wake)
+    post.say(server, threads=threads, python=platform.python_version(), kind=kind)
     while True:
-        message, fds, _, _ = socket.recv_fds(mold.theirs, MOST_BYTES, 1)
+        message, fds, _, _ = socket.recv_fds(post.channel, MOST_BYTES, 1)
         if not message:
             return ExitCode.CLEAN
         order, words = json.loads(message), LastWords(fds[0])
         try:
-            process.fork_orphan(partial(_be_worker, mold, cast, order, words, app))
+            process.fork_orphan(partial(_be_worker, release, post, server, order, words, app))
         except OSError as error:
-            reason = f"cannot fork: {error.strerror}"
-            _say(mold, {"refused": order["age"], "reason": reason}, wake)
+            post.say(server, refused=order["age"], reason=f"cannot fork: {error.strerror}")
         words.close()
 
 
-def _be_worker(mold: Mold, cast: Cast, order: dict[str, int], words: LastWords, app: object) -> int:
-    mold.theirs.close()
-    mold.words.close()
-    return cast(order["age"], order["slot"], words, app)
+def title(release: Release) -> str:
+    """What ps(1) shows of a mold."""
+    return f"prefork-sd: mold [{release.cfg.proc_name or release.app.name}]"
 
 
-def _say(mold: Mold, what: dict[str, object], wake: Callable[[], None]) -> None:
-    mold.theirs.send(json.dumps(what).encode())
-    wake()
-
-
-def _leave(mold: Mold, text: str, status: int) -> int:
-    mold.words.write(text)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    return status
+def _be_worker(
+    release: Release,
+    post: Post,
+    server: Server,
+    order: dict[str, int],
+    words: LastWords,
+    app: object,
+) -> int:
+    """In a child of a mold: live as that worker, with the app if it is imported already."""
+    post.channel.close()
+    post.words.close()
+    slot = server.scoreboard.slot(order["slot"])
+    worker = release.worker(server, post.generation, order["age"], slot, words)
+    worker.group = server.groups.of(f"{cgroups.WORKER}{worker.age}")
+    worker.wsgi = app
+    return worker.init_process()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
+from prefork_sd import parcel
 from prefork_sd.journal import Event
 from prefork_sd.pool import Child, State
 from prefork_sd.process import Exit, signal_name
@@ -17,6 +18,7 @@ NOT_THE_APP = (
     '  File "<frozen ',
     f'  File "{importlib.__file__}"',
     f'  File "{sys.argv[0]}"',
+    f'  File "{parcel.PLACE}',
     "Fatal Python error: Aborted",
     "Extension modules:",
 )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from prefork_sd import signals
@@ -68,7 +69,7 @@ class Processes:
         with signals.blocked():
             pid = os.fork()
             if pid == 0:
-                _be_child(run)
+                be_child(run)
         return pid
 
     def kill(self, pid: int, signum: int, *, group: bool = False) -> None:
@@ -106,7 +107,8 @@ class Processes:
         os.execve(argv[0], list(argv), dict(environ))
 
 
-def _be_child(run: Callable[[], int]) -> NoReturn:
+def be_child(run: Callable[[], int]) -> NoReturn:
+    """Live as a process of ours: `run` it and exit with what it returns."""
     code: int = ExitCode.WORKER_BOOT_ERROR
     try:
         with suppress(PermissionError):
@@ -148,7 +150,7 @@ def _fork_again(run: Callable[[], int], gone: int, held: int) -> NoReturn:
     try:
         if os.fork() == 0:
             os.close(held)
-            _be_child(partial(_wait_for, gone, run))
+            be_child(partial(_wait_for, gone, run))
         code = 0
     except OSError as error:
         code = error.errno or code
@@ -215,9 +217,18 @@ def _prctl(option: int, value: int) -> None:
 
 
 def set_title(title: str) -> None:
-    """Set what ps(1) shows of this process, where the package for it is there."""
+    """Set what ps(1) shows of this process."""
     try:
         from setproctitle import setproctitle
     except ImportError:  # in an app's own virtual environment
-        return
-    setproctitle(title)
+        _overwrite_title(os.fsencode(title))
+    else:
+        setproctitle(title)
+
+
+def _overwrite_title(title: bytes) -> None:
+    """Write it where the kernel has put our command line, if that is as long: proc_pid_stat(5)."""
+    cells = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(cells[45]), int(cells[46])  # arg_start, arg_end
+    if start < end:
+        ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start - 1)

@@ -3,15 +3,18 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prefork_sd import journal, units
+from prefork_sd.cgroups import Groups
 from prefork_sd.config import Config
 from prefork_sd.errors import AppImportError, ConfigError, Problem
 from prefork_sd.guarded import guarded
 from prefork_sd.hooks import Hooks
 from prefork_sd.imports import import_object
+from prefork_sd.listeners import Listener
 from prefork_sd.loader import Application, auto_workers, load_hooks
+from prefork_sd.scoreboard import LastWords, Scoreboard, Slot
 from prefork_sd.workers.base import WORKER_CLASSES, Worker
 
 if TYPE_CHECKING:
@@ -28,6 +31,19 @@ SOCKET_SETTINGS = (
     "socket_group",
 )
 SERVICE_SETTINGS = ("user", "group", "pidfile", "control", "watchdog", "proc_name", "unit")
+
+
+class Server(Protocol):
+    """What a worker is given of the arbiter: by itself, or by its deputy in another process."""
+
+    pid: int
+    log: logging.Logger
+    sockets: list[Listener]
+    scoreboard: Scoreboard
+    groups: Groups
+
+    @property
+    def wake_fd(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +63,29 @@ class Release:
     def workers(self) -> int:
         return self.cfg.workers or auto_workers()
 
+    @property
+    def molded(self) -> bool:
+        """Whether a mold makes the workers."""
+        return self.cfg.preload_app or bool(self.cfg.venv)
+
     @classmethod
     def of(cls, app: Application, log: logging.Logger) -> "Release":
         """Read the hooks and the certificates, find the way to serve. Raises ConfigError."""
         hooks = guarded(load_hooks(app.cfg), log)
         return cls(app, hooks, worker_class(app.cfg), tls_context(app.cfg, log))
+
+    def worker(
+        self, server: Server, generation: int, age: int, slot: Slot, words: LastWords
+    ) -> Worker:
+        """A worker that has not been forked yet."""
+        cfg = self.cfg
+        worker = self.worker_class(
+            age, server.pid, server.sockets, self.app, cfg.timeout, cfg, server.log
+        )
+        worker.generation, worker.hooks, worker.server = generation, self.hooks, server
+        worker.tls = self.tls
+        worker.tmp, worker.words, worker.wake_fd = slot, words, server.wake_fd
+        return worker
 
 
 def tls_context(cfg: Config, log: logging.Logger) -> "SSLContext | None":

@@ -15,7 +15,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SIZE_MAX = 1 << 20  # bytes of YAML
 DEPTH_MAX = 20  # collections within each other
 
-Loader: type[yaml.SafeLoader | yaml.CSafeLoader] = (
+Loader: "type[yaml.SafeLoader | yaml.CSafeLoader]" = (  # not every yaml has the latter
     yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 )
 _TEXT = "tag:yaml.org,2002:str"

@@ -40,6 +40,7 @@ FLOORS: list[set[str]] = [
         "keepsake",
         "listeners",
         "notify",
+        "parcel",
         "pidfile",
         "pressure",
         "scoreboard",
@@ -47,6 +48,7 @@ FLOORS: list[set[str]] = [
         "sources",
         "tls",
         "varlink",
+        "venvs",
     },
     {"process", "control", "loader", "statusdoor"},
     {"applog", "herald", "guarded", "obituary", "sockets"},
@@ -63,6 +65,7 @@ FLOORS: list[set[str]] = [
     # the arbiter
     {"release", "bulletin"},
     {"mold"},
+    {"abroad"},
     {"foundry"},
     {"crew"},
     {"reloading", "vitals"},

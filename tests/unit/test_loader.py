@@ -32,7 +32,8 @@ def run(tmp_path: Path) -> Run:
         sys.path.insert(0, {str(HOUSE)!r})
         from pathlib import Path
         from prefork_sd.errors import AppImportError, ConfigError
-        from prefork_sd.loader import *
+        from prefork_sd.loader import Application, load_hooks
+        from prefork_sd.sources import find
         def tell(value): print(json.dumps(value, default=str))
         def failure(app):
             try:
@@ -168,7 +169,6 @@ def test_the_environment_file_and_env(run: Run, tmp_path: Path) -> None:
     [
         ({"directory": "/nowhere"}, "directory: cannot work in /nowhere: No such file"),
         ({"env_file": "/nowhere"}, "env_file: cannot read /nowhere: No such file"),
-        ({"venv": "/usr/share"}, "venv: /usr/share is not a virtual environment; make it by:"),
     ],
 )
 def test_what_prepare_cannot_have(settings: dict[str, object], says: str) -> None:
@@ -187,48 +187,14 @@ def test_a_bad_environment_file_is_told_by_line_without_its_values(tmp_path: Pat
     assert "hunter2" not in str(caught.value)
 
 
-def fake_venv(path: Path, version: str = f"{sys.version_info[0]}.{sys.version_info[1]}") -> Path:
-    packages = path / f"lib/python{version}/site-packages"
-    packages.mkdir(parents=True)
-    write(path / "pyvenv.cfg", "home = /usr/bin\n")
-    return packages
-
-
-def test_the_packages_of_a_venv_come_before_the_system_and_after_the_library(
-    run: Run, tmp_path: Path
-) -> None:
-    packages = fake_venv(tmp_path / "venv")
-    write(packages / "yaml/__init__.py", "who = 'the venv'\n")
-    write(packages / "json.py", "who = 'the venv'\n")
-    write(packages / "more.pth", str(write(tmp_path / "more/extra.py", "who = 'pth'\n").parent))
-    write(tmp_path / "shop.py", "import yaml, json, extra\n" + APP)
-    write(tmp_path / "s.yaml", "app: shop:application\nvenv: venv\n")
-    told = run("""
-        import os
-        app = Application(*find("./s.yaml"))
-        app.prepare()
-        app.wsgi()
-        shop = sys.modules["shop"]
-        tell([shop.yaml.who, hasattr(shop.json, "who"), shop.extra.who])
+def test_hooks_may_import_from_a_venv_of_any_version(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "venv/lib/python3.99/site-packages/extra.py", "def ready(server): pass\n")
+    settings = {"app": "x:y", "venv": "venv", "hooks": {"when_ready": "extra:ready"}}
+    told = run(f"""
+        hooks = load_hooks(Application("s", None, {settings}).cfg)
+        tell([hooks.when_ready.__module__, [path for path in sys.path if "3.99" in path]])
     """)
-    assert told == ["the venv", False, "pth"]
-
-
-def test_a_venv_is_active_for_programs_too(run: Run, tmp_path: Path) -> None:
-    fake_venv(tmp_path / "venv")
-    told = run("""
-        import os
-        Application("s", None, {"app": "x:y", "venv": "venv"}).prepare()
-        tell([os.environ["VIRTUAL_ENV"], os.environ["PATH"].split(":")[0]])
-    """)
-    assert told == [str(tmp_path / "venv"), str(tmp_path / "venv/bin")]
-
-
-def test_a_venv_of_another_python_is_refused_by_its_version(tmp_path: Path) -> None:
-    fake_venv(tmp_path / "venv", "3.2")
-    app = Application("s", None, {"app": "x:y", "venv": str(tmp_path / "venv")})
-    with pytest.raises(ConfigError, match=r"is for Python 3\.2, and this is Python 3\."):
-        app.prepare()
+    assert told == ["extra", []]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Virtual environments on disk: the interpreter of one, and where its packages are."""
+
+import os
+import sys
+from pathlib import Path
+
+from prefork_sd.errors import ConfigError, Problem
+from prefork_sd.units import HOMES
+
+OURS = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def interpreter(venv: str) -> Path:
+    """The interpreter of an environment, by its path in there: it tells Python where it belongs.
+
+    Symbolic links that lead to the environment are resolved. Raises ConfigError.
+    """
+    root = Path(os.path.realpath(venv))
+    python = root / "bin" / "python"
+    target = Path(os.path.realpath(python))
+    if reason := _unreachable(root):
+        leads = f" leads to {root}, which" if Path(venv).is_symlink() else ""
+        raise wrong(f"{venv}{leads} {reason}; {_way(venv)}")
+    if not os.path.lexists(python):
+        raise wrong(f"{venv} is not a virtual environment, it has no bin/python; {_way(venv)}")
+    if reason := _unreachable(target):
+        hidden = any(target.is_relative_to(home) for home in HOMES)
+        hint = " or is hidden by ProtectHome=yes" if hidden else ""
+        raise wrong(
+            f"the interpreter of {venv} is gone: bin/python leads to {target}, which "
+            f"{reason}{hint}; {_way(venv)}"
+        )
+    if not (target.is_file() and os.access(target, os.X_OK)):
+        raise wrong(f"the interpreter of {venv}, {target}, is not an executable; {_way(venv)}")
+    return python
+
+
+def _unreachable(path: Path) -> str:
+    """Why there is nothing at a path, as the end of a sentence; or empty."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be reached ({error.strerror})"
+    return ""
+
+
+def wrong(text: str) -> ConfigError:
+    """What is wrong with the environment."""
+    return ConfigError(Problem(text, "venv"))
+
+
+def _way(venv: str) -> str:
+    return f"make it by: python3 -m venv --clear {venv}"
+
+
+def packages(venv: str) -> Path | None:
+    """The site-packages of an environment: those for our version of Python, or for any."""
+    found = list(Path(os.path.realpath(venv)).glob("lib/python3*/site-packages"))
+    return max(found, key=lambda folder: folder.parent.name == OURS, default=None)
+
+
+def activated(python: Path, environ: dict[str, str]) -> dict[str, str]:
+    """The environment variables as `bin/activate` leaves them."""
+    path = f"{python.parent}:{environ.get('PATH', os.defpath)}"
+    return {**environ, "VIRTUAL_ENV": str(python.parents[1]), "PATH": path}
