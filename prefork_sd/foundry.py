@@ -5,7 +5,7 @@ from functools import partial
 from signal import SIGTERM
 
 from prefork_sd.mold import Cast, Mold, Order, be_mold
-from prefork_sd.process import Processes, become_subreaper
+from prefork_sd.process import Processes, become_subreaper, share_memory
 from prefork_sd.release import Release
 
 
@@ -26,6 +26,7 @@ class Foundry:
         mold = self._molds.get(generation)
         if mold is None:
             become_subreaper()
+            share_memory()
             mold = Mold(generation)
             try:
                 mold.pid = self._processes.fork(partial(self._live, release, mold, cast, enter))

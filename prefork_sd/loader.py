@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from prefork_sd import frameworks
 from prefork_sd import hooks as server_hooks
 from prefork_sd.config import Config, build, merge
 from prefork_sd.envfile import parse
@@ -117,7 +118,9 @@ class Application:
 
     def wsgi(self) -> Callable[..., Any]:
         """Import the app, WSGI or ASGI, after `prepare()`. Raises AppImportError."""
-        return app_callable(self.cfg.app)
+        app = app_callable(self.cfg.app)
+        frameworks.complete()
+        return app
 
 
 def _placed(problem: Problem, overrides: Mapping[str, object]) -> Problem:

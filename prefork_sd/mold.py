@@ -140,6 +140,7 @@ def be_mold(
 def _be_worker(mold: Mold, cast: Cast, order: dict[str, int], words: LastWords, app: object) -> int:
     mold.theirs.close()
     mold.words.close()
+    gc.collect()  # finds nothing: but from now on, full collections reckon by what is not frozen
     return cast(order["age"], order["slot"], words, app)
 
 

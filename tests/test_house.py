@@ -48,7 +48,8 @@ FLOORS: list[set[str]] = [
         "tls",
         "varlink",
     },
-    {"process", "control", "loader", "statusdoor"},
+    {"process", "control", "frameworks", "statusdoor"},
+    {"loader"},
     {"applog", "herald", "guarded", "obituary", "sockets"},
     # 3: the app's side
     {"wsgi"},

@@ -1,0 +1,4 @@
+from catalog.models import Order, Product
+from django.contrib import admin
+
+admin.site.register([Product, Order])
