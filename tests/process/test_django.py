@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def django(systemd: Systemd) -> Systemd:
     return systemd
 
 
-def settings(*, preload: bool = False) -> dict[str, object]:
+def settings(*, preload: bool = False) -> dict[str, Any]:
     return {"app": "storefront.wsgi:application", "preload_app": preload}
 
 

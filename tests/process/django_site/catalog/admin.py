@@ -1,4 +1,5 @@
-from catalog.models import Order, Product
 from django.contrib import admin
+
+from catalog.models import Order, Product
 
 admin.site.register([Product, Order])

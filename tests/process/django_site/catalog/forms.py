@@ -1,5 +1,6 @@
-from catalog.models import Order
 from django import forms
+
+from catalog.models import Order
 
 
 class OrderForm(forms.ModelForm):

@@ -1,11 +1,12 @@
 import os
 
-from catalog.forms import OrderForm
-from catalog.models import Product
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 from django.views.generic import ListView
+
+from catalog.forms import OrderForm
+from catalog.models import Product
 
 VERSION = "1"
 
