@@ -1,4 +1,4 @@
-"""A Django site as startproject lays it out: what its first request would find out, the boot does."""
+"""A Django site as startproject lays it out: the boot finds what its first request would find."""
 
 import shutil
 from pathlib import Path
