@@ -1,13 +1,16 @@
 """How the service is: in one line for `systemctl status`, and in full for the control socket."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prefork_sd import __version__
 from prefork_sd.pool import State
-from prefork_sd.pressure import resident
+from prefork_sd.pressure import proportional, resident
 
 if TYPE_CHECKING:
     from prefork_sd.arbiter import Arbiter
+
+MEASURED = 4 << 30  # bytes of memory that the shares of one answer are found out for: 80 ms
 
 
 def workers(count: int) -> str:
@@ -52,6 +55,9 @@ def state(server: "Arbiter") -> str:
 def status(server: "Arbiter", now: float) -> dict[str, object]:
     """Everything that is known: the reply to io.prefork.sd.Status (see `varlink`)."""
     pool = server.pool
+    pids = sorted(server.WORKERS, key=abs)
+    sizes = {pid: resident(pid) if pid > 0 else 0 for pid in pids}
+    shares = _shares(sizes)
     return {
         "service": server.app.name,
         "version": __version__,
@@ -64,8 +70,20 @@ def status(server: "Arbiter", now: float) -> dict[str, object]:
         "requests": server.served().requests,
         "errors": server.served().errors,
         "listeners": [listener.address for listener in server.sockets],
-        "workers": [_worker(server, pid, now) for pid in sorted(server.WORKERS, key=abs)],
+        "workers": [
+            _worker(server, pid, now) | {"rss": sizes[pid], "pss": shares.get(pid)} for pid in pids
+        ],
     }
+
+
+def _shares(sizes: Mapping[int, int]) -> dict[int, int]:
+    """The proportional shares of these processes, as far as the arbiter has time for them."""
+    shares, left = {}, MEASURED
+    for pid, size in sizes.items():
+        if 0 < size <= left and (share := proportional(pid)) is not None:
+            shares[pid] = share
+            left -= size
+    return shares
 
 
 def _worker(server: "Arbiter", pid: int, now: float) -> dict[str, object]:
@@ -78,7 +96,6 @@ def _worker(server: "Arbiter", pid: int, now: float) -> dict[str, object]:
         "requests": slot.counters[0],
         "errors": slot.counters[1],
         "bytes": slot.counters[2],
-        "rss": resident(pid) if pid > 0 else 0,
         "uptime_usec": int((now - child.born) * 1e6),
         "in_hand": [
             {"method": one.method, "path": one.path, "usec": int((now - one.since) * 1e6)}

@@ -6,7 +6,7 @@ from signal import SIGTERM
 
 from prefork_sd import abroad, parcel
 from prefork_sd.mold import Mold, Order, Post, be_mold
-from prefork_sd.process import Processes, become_subreaper
+from prefork_sd.process import Processes, become_subreaper, share_memory
 from prefork_sd.release import Release, Server
 
 
@@ -27,6 +27,7 @@ class Foundry:
         mold = self._molds.get(generation)
         if mold is None:
             become_subreaper()
+            share_memory()
             mold = Mold(generation)
             try:
                 if release.cfg.venv and self._package < 0:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from prefork_sd import frameworks, venvs
 from prefork_sd import hooks as server_hooks
-from prefork_sd import venvs
 from prefork_sd.config import Config, build, merge
 from prefork_sd.envfile import parse
 from prefork_sd.errors import AppImportError, ConfigError, Problem
@@ -109,12 +109,14 @@ class Application:
     def wsgi(self) -> Callable[..., Any]:
         """Import the app, WSGI or ASGI, after `prepare()`. Raises AppImportError."""
         try:
-            return app_callable(self.cfg.app)
+            app = app_callable(self.cfg.app)
+            frameworks.complete()
         except AppImportError as error:
             if not self.cfg.venv:
                 raise
             place = f"venv: {self.cfg.venv}, Python {platform.python_version()}"
             raise AppImportError(f"{error} ({place})", error.details) from error
+        return app
 
 
 def _placed(problem: Problem, overrides: Mapping[str, object]) -> Problem:

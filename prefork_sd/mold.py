@@ -178,6 +178,7 @@ def _be_worker(
     """In a child of a mold: live as that worker, with the app if it is imported already."""
     post.channel.close()
     post.words.close()
+    gc.collect()  # finds nothing: but from now on, full collections reckon by what is not frozen
     slot = server.scoreboard.slot(order["slot"])
     worker = release.worker(server, post.generation, order["age"], slot, words)
     worker.group = server.groups.of(f"{cgroups.WORKER}{worker.age}")

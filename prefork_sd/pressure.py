@@ -96,3 +96,17 @@ def resident(pid: int) -> int:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def proportional(pid: int) -> int | None:
+    """Its share of memory in bytes, where what several processes share counts in parts.
+
+    The Pss of proc_pid_smaps_rollup(5), which takes the kernel some 20 ms a GiB; None if it is
+    gone or hidden.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:  # noqa: PTH123
+            found = next(line for line in rollup if line.startswith(b"Pss:"))
+    except (OSError, StopIteration):
+        return None
+    return int(found.split()[1]) * 1024

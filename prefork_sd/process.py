@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import grp
 import os
 import pwd
@@ -214,6 +215,17 @@ def _prctl(option: int, value: int) -> None:
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "prctl")
+
+
+def share_memory() -> None:
+    """About to fork: have the collector leave alone what is there, in the child and in us.
+
+    A collection writes into every object that it looks at, and a page once written to is shared
+    no more.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def set_title(title: str) -> None:

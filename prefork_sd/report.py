@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-COLUMNS = ("PID", "AGE", "GEN", "STATE", "UP", "REQUESTS", "5XX", "RSS", "IN HAND")
+COLUMNS = ("PID", "AGE", "GEN", "STATE", "UP", "REQUESTS", "5XX", "RSS", "PSS", "IN HAND")
 SERVICES = ("SERVICE", "PID", "STATE", "READY", "REQUESTS", "5XX", "STATUS")
-RIGHT = {"PID", "AGE", "GEN", "UP", "READY", "REQUESTS", "5XX", "RSS"}
+RIGHT = {"PID", "AGE", "GEN", "UP", "READY", "REQUESTS", "5XX", "RSS", "PSS"}
 
 
 def table(status: Mapping[str, Any]) -> str:
@@ -28,9 +28,14 @@ def _row(worker: Mapping[str, Any]) -> tuple[str, ...]:
         span(worker["uptime_usec"] / 1e6),
         str(worker["requests"]),
         str(worker["errors"]),
-        f"{worker['rss'] >> 20}M",
+        _size(worker["rss"]),
+        _size(worker.get("pss")),
         ", ".join(busy) or "-",
     )
+
+
+def _size(count: int | None) -> str:
+    return "-" if count is None else f"{count >> 20}M"
 
 
 def services(known: Mapping[str, Mapping[str, Any] | str]) -> str:

@@ -19,7 +19,8 @@ type InHand (
   usec: int
 )
 
-# "age" counts the workers of this service; "errors" are responses with 5xx; "rss" is in bytes.
+# "age" counts the workers of this service; "errors" are responses with 5xx. Memory is in bytes:
+# "rss" is all that is resident, in "pss" what processes share counts in parts; null: not known.
 type Worker (
   pid: int,
   age: int,
@@ -29,6 +30,7 @@ type Worker (
   errors: int,
   bytes: int,
   rss: int,
+  pss: ?int,
   uptime_usec: int,
   in_hand: []InHand
 )

@@ -50,7 +50,8 @@ FLOORS: list[set[str]] = [
         "varlink",
         "venvs",
     },
-    {"process", "control", "loader", "statusdoor"},
+    {"process", "control", "frameworks", "statusdoor"},
+    {"loader"},
     {"applog", "herald", "guarded", "obituary", "sockets"},
     # 3: the app's side
     {"wsgi"},

@@ -156,3 +156,14 @@ def test_prefork_sd_status(shop: Systemd) -> None:
     assert told["requests"] == 1
     assert [worker["state"] for worker in told["workers"]] == ["ready", "ready"]
     assert all(worker["rss"] > 1 << 20 for worker in told["workers"])
+
+
+def test_the_memory_that_workers_of_a_mold_share_counts_in_parts(shop: Systemd) -> None:
+    shop.deploy(more='HELD = b"x" * (64 << 20)')
+    shop.up(workers=3, preload_app=True)
+    told = json.loads(shop.done(shop.run("status", "--json", str(shop.yaml))).text)
+    for worker in told["workers"]:
+        assert worker["rss"] > 64 << 20
+        assert 1 << 20 < worker["pss"] < 32 << 20
+    shown = shop.done(shop.run("status", str(shop.yaml))).text.splitlines()
+    assert {"RSS", "PSS"} < set(shown[3].split())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork_sd.pressure import Pressure, give_back, resident
+from prefork_sd.pressure import Pressure, give_back, proportional, resident
 
 
 def test_the_trigger_is_written_to_what_is_named(tmp_path: Path) -> None:
@@ -47,3 +47,10 @@ def test_memory_can_be_given_back_and_looked_at() -> None:
     give_back()
     assert resident(os.getpid()) > 1 << 20
     assert resident(2**22 + 1) == 0
+
+
+def test_a_share_of_memory_is_not_more_than_all_of_it() -> None:
+    share = proportional(os.getpid())
+    assert share is not None
+    assert 1 << 20 < share <= resident(os.getpid())
+    assert proportional(2**22 + 1) is None

@@ -13,6 +13,7 @@ WORKER = {
     "errors": 6,
     "bytes": 0,
     "rss": 25 << 20,
+    "pss": 9 << 20,
     "uptime_usec": 90_000_000,
     "in_hand": [],
 }
@@ -32,6 +33,7 @@ STATUS = {
         | {
             "pid": 123456,
             "state": "retiring",
+            "pss": None,
             "in_hand": [
                 {"method": "GET", "path": "/report", "usec": 2_500_000},
                 {"method": "PUT", "path": "/x", "usec": 100_000},
@@ -63,7 +65,8 @@ def test_a_service_with_its_workers() -> None:
     assert head == "shop (1): serving: 2 of 2 workers ready"
     assert where == "listening on 127.0.0.1:80, unix:/run/shop.sock"
     assert empty == ""
-    assert first.split() == ["7", "1", "2", "ready", "1m", "30s", "12345", "6", "25M", "-"]
+    assert first.split() == ["7", "1", "2", "ready", "1m", "30s", "12345", "6", "25M", "9M", "-"]
+    assert second.split()[8:10] == ["25M", "-"]
     assert second.endswith("GET /report for 2.5 s, PUT /x for 0.1 s")
     for title, cell in (("PID", "7"), ("REQUESTS", "12345"), ("5XX", "6"), ("RSS", "25M")):
         assert titles.index(title) + len(title) == first.index(cell) + len(cell)  # to the right
