@@ -75,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
     one = add("reload", reload, "Have a service serve what is on disk now; wait for the verdict.")
     about(one, optional=True)
     one.add_argument("--timeout", type=float, default=RELOAD_TIMEOUT, help="seconds to wait")
+    one = add("deploy", deploy, "Reload services that run, start those that are new.")
+    one.add_argument("services", nargs="+", metavar="SERVICE", help="a service's name")
     one = add("scale", scale, "Keep another number of workers, until the service stops.")
     about(one)
     one.add_argument("workers", type=int)
@@ -249,6 +251,16 @@ def reload(arguments: argparse.Namespace) -> int:
         return ExitCode.FAILURE
     print(answer.get("message", "reloaded"))
     return ExitCode.CLEAN
+
+
+def deploy(arguments: argparse.Namespace) -> int:
+    """What a package does when it brings a new version of an app."""
+    from prefork_sd import deployment
+
+    def reload_it(name: str) -> int:
+        return reload(argparse.Namespace(service=name, timeout=RELOAD_TIMEOUT))
+
+    return deployment.deploy(arguments.services, reload_it)
 
 
 def scale(arguments: argparse.Namespace) -> int:

@@ -69,6 +69,7 @@ FLOORS: list[set[str]] = [
     {"doors"},
     {"arbiter"},
     # 7: commands
+    {"deployment"},
     {"cli", "generator"},
     {"__main__"},
 ]
