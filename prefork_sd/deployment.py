@@ -22,6 +22,7 @@ class Step(Enum):
 
     RELOAD = "reload"
     START = "start"
+    RESTART = "restart"
     NOTHING = "nothing"
 
 
@@ -36,8 +37,8 @@ def step(service: Mapping[str, str], sockets: Iterable[Mapping[str, str]] = ()) 
         return Step.NOTHING, "it is masked"
     if state in ("active", "reloading", "refreshing"):
         return Step.RELOAD, ""
-    if state == "activating":  # perhaps between two attempts; a start does not wait for the next
-        return Step.START, ""
+    if state == "activating":  # with the old code, or between two attempts; clients wait anyway
+        return Step.RESTART, ""
     if not service["WantedBy"]:
         return Step.NOTHING, "it is not enabled"
     if any(socket["ActiveState"] == "active" for socket in sockets):
@@ -87,14 +88,14 @@ def _deploy(name: str, reload: Callable[[str], int]) -> int:
         return ExitCode.CLEAN
     print(f"{name}: {todo.value}", flush=True)
     try:
-        return reload(name) if todo is Step.RELOAD else _start(unit)
+        return reload(name) if todo is Step.RELOAD else _start(unit, todo)
     except PreforkError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _start(unit: str) -> int:
-    if not _systemctl("start", unit).returncode:
+def _start(unit: str, how: Step) -> int:
+    if not _systemctl(how.value, unit).returncode:
         return ExitCode.CLEAN
     reason = _properties(unit)["StatusText"] or f'see "journalctl -xeu {unit}"'
     print(f"the start of {unit} failed: {reason}", file=sys.stderr)

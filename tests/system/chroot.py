@@ -23,7 +23,7 @@ exec chroot "$1/root" sh -ec "$4"
 def in_chroot(tree: Path, command: str, shared: Path, *, timeout: float = 300.0) -> Done:
     """Run a shell command as root in a copy of the tree, with `shared` as /shared; it must succeed.
 
-    systemd does not run there, and there is no network but the host's loopback.
+    systemd does not run there, and there is no network.
     """
     mounts = shared.parent / f"{shared.name}.mounts"
     mounts.mkdir(exist_ok=True)
@@ -36,7 +36,9 @@ def in_chroot(tree: Path, command: str, shared: Path, *, timeout: float = 300.0)
         text=True,
         timeout=timeout,
     )
-    done = Done(shlex.join(["chroot", str(tree), command]), run.returncode, run.stdout, run.stderr, 0)
+    done = Done(
+        shlex.join(["chroot", str(tree), command]), run.returncode, run.stdout, run.stderr, 0
+    )
     if done.status:
         raise CommandError(done)
     return done

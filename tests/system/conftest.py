@@ -59,6 +59,13 @@ def install(machine: Machine, deb: Path) -> str:
     return machine.run(f"apt-get install -q -y --reinstall /root/{deb.name} 2>&1").out
 
 
+def listing(machine: Machine) -> set[str]:
+    """All files that a package could leave behind."""
+    found = machine.run("find /etc /usr /var/lib /var/cache /run/prefork-sd* 2>/dev/null || true")
+    ignored = ("/var/lib/dpkg", "/var/lib/apt", "/var/cache/")
+    return {line for line in found.out.splitlines() if not line.startswith(ignored)}
+
+
 @pytest.fixture
 def service(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Service]:
     """A started service for one test; the marker `app` says what it is."""

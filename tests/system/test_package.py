@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefork_sd import __version__
-from tests.system.conftest import install, packaging
+from tests.system.conftest import install, listing, packaging
 from tests.system.machine import Machine
 
 TOP = Path(__file__).parents[2]
@@ -56,13 +56,6 @@ def test_lintian_has_nothing_to_say(deb: Path) -> None:
     )
     assert done.stdout == ""
     assert done.returncode == 0
-
-
-def listing(machine: Machine) -> set[str]:
-    """All files that a package could leave behind."""
-    found = machine.run("find /etc /usr /var/lib /var/cache /run/prefork-sd* 2>/dev/null || true")
-    ignored = ("/var/lib/dpkg", "/var/lib/apt", "/var/cache/")
-    return {line for line in found.out.splitlines() if not line.startswith(ignored)}
 
 
 def test_it_comes_and_goes_without_a_trace(bare_machine: Machine, deb: Path) -> None:
