@@ -32,11 +32,16 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(packaging("build", str(tmp_path_factory.mktemp("deb"))))
 
 
-@pytest.fixture(scope="module", params=SUITES)
-def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted machine without prefork-sd. Where none can boot, CI fails and others skip."""
+def need_machines() -> None:
+    """Where no tree can be booted or entered, CI fails and others skip."""
     if reason := why_not():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine without prefork-sd."""
+    need_machines()
     suite: str = request.param
     machine = Machine(Path(packaging("trees", suite)), suite)
     try:
