@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from prefork_sd import __version__
 from tests.system.machine import Machine, why_not
 from tests.system.service import Service
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 SUITES = ("trixie", "bookworm")
+NEWER = "99.1"
 
 
 def packaging(script: str, *args: str) -> str:
@@ -30,6 +32,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, built from this checkout."""
     return Path(packaging("build", str(tmp_path_factory.mktemp("deb"))))
+
+
+@pytest.fixture(scope="session")
+def newer_deb(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same package with a higher version."""
+    folder = tmp_path_factory.mktemp("newer")
+    tree = folder / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True, timeout=60)
+    control = tree / "DEBIAN/control"
+    control.write_text(control.read_text().replace(f"Version: {__version__}", f"Version: {NEWER}"))
+    module = tree / "usr/lib/python3/dist-packages/prefork_sd/__init__.py"
+    module.write_text(module.read_text().replace(__version__, NEWER))
+    target = folder / f"prefork-sd_{NEWER}_all.deb"
+    subprocess.run(["dpkg-deb", "--build", tree, target], check=True, timeout=60)
+    return target
 
 
 def need_machines() -> None:

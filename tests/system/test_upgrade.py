@@ -1,33 +1,16 @@
 """prefork-sd becomes a newer version of itself under load: the same PID, no request lost."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from prefork_sd import __version__
-from tests.system.conftest import install
+from tests.system.conftest import NEWER, install
 from tests.system.service import Service
 from tests.system.traffic import traffic
 
 CLIENTS = {"port": 8000, "clients": 8, "pause": 0.01}
 LOCAL = {"workers": 4, "bind": "127.0.0.1:8000"}
-NEWER = "99.1"
-
-
-@pytest.fixture
-def newer_deb(deb: Path, tmp_path: Path) -> Path:
-    """The same package with a higher version."""
-    tree = tmp_path / "tree"
-    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True, timeout=60)
-    control = tree / "DEBIAN/control"
-    control.write_text(control.read_text().replace(f"Version: {__version__}", f"Version: {NEWER}"))
-    module = tree / "usr/lib/python3/dist-packages/prefork_sd/__init__.py"
-    module.write_text(module.read_text().replace(__version__, NEWER))
-    target = tmp_path / f"prefork-sd_{NEWER}_all.deb"
-    subprocess.run(["dpkg-deb", "--build", tree, target], check=True, timeout=60)
-    return target
 
 
 @pytest.mark.app(**LOCAL)
