@@ -15,7 +15,7 @@ cd /root
 tar -xf source.tar
 touch source/debian/files
 autopkgtest --ignore-restrictions=isolation-container,breaks-testbed \\
-    --output-dir=/root/output {deb} source -- null >/root/log 2>&1 || cat /root/log
+    --output-dir=/root/output /root/{deb} /root/source -- null >/root/log 2>&1 || cat /root/log
 cat /root/output/summary
 """
 
@@ -27,4 +27,4 @@ def test_autopkgtest_passes(bare_machine: Machine, deb: Path, tmp_path: Path) ->
     bare_machine.copy(source, "/root/source.tar")
     bare_machine.copy(deb, f"/root/{deb.name}")
     done = bare_machine.run(RUN.format(deb=deb.name))
-    assert done.out.split() == ["service", "PASS"]
+    assert done.out.split() == ["service", "PASS"], done.out
