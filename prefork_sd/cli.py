@@ -164,6 +164,7 @@ def check(arguments: argparse.Namespace) -> int:
     from prefork_sd import units
     from prefork_sd.loader import Application, find
 
+    sys.dont_write_bytecode = True  # nothing of ours stays in the app's folder
     name, path = find(arguments.service)
     app = Application(name, path)
     if unknown := list(credentials(app.cfg)):

@@ -15,7 +15,8 @@ cd /root
 tar -xf source.tar
 touch source/debian/files
 autopkgtest --ignore-restrictions=isolation-container,breaks-testbed \\
-    --output-dir=/root/output /root/{deb} /root/source -- null >/root/log 2>&1 || cat /root/log
+    --output-dir=/root/output /root/{deb} /root/source -- null >/root/log 2>&1 || \
+    cat /root/log /root/output/service-std*
 cat /root/output/summary
 """
 
