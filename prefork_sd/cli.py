@@ -206,10 +206,14 @@ def examine(app: "Application") -> str:
 def unit(arguments: argparse.Namespace) -> int:
     from prefork_sd import units
     from prefork_sd.loader import Application, find, templates
+    from prefork_sd.sources import executable
 
     name, path = find(arguments.service)
     cfg = Application(name, path).cfg
-    for file, text in units.render(name, cfg, source=str(path), templates=templates()).items():
+    texts = units.render(
+        name, cfg, source=str(path), executable=executable(), templates=templates()
+    )
+    for file, text in texts.items():
         print(f"# {file}\n{text}")
     for note in units.notes(cfg):
         print(f"prefork-sd: {path}: {note}", file=sys.stderr)

@@ -9,12 +9,12 @@ TOP = Path(__file__).parents[2]
 
 # debian/files tells autopkgtest that the tree is built. The machine is thrown away, which is all
 # that the ignored restrictions ask for.
-RUN = """
+RUN = r"""
 set -e
 cd /root
 tar -xf source.tar
 touch source/debian/files
-autopkgtest --ignore-restrictions=isolation-container,breaks-testbed \\
+autopkgtest --ignore-restrictions=isolation-container,breaks-testbed \
     --output-dir=/root/output /root/{deb} /root/source -- null >/root/log 2>&1 || \
     cat /root/log /root/output/service-std*
 cat /root/output/summary
