@@ -40,11 +40,11 @@ _prefork_sd() {
 
 	case $command:$current in
 		:-*) words='--help --version' ;;
-		:*) words='run serve check reload scale status unit schema' ;;
-		serve:-* | reload:-* | status:-* | run:-* | check:-* | scale:-* | unit:-* | schema:-*)
+		:*) words='run serve check reload deploy scale status unit schema' ;;
+		serve:-* | reload:-* | status:-* | run:-* | check:-* | deploy:-* | scale:-* | unit:-* | schema:-*)
 			words=$(prefork-sd "$command" --help 2>/dev/null | grep -oE -e '--[a-z][a-z-]+' | sort -u) ;;
-		run:* | check:* | reload:* | scale:* | status:* | unit:*)
-			[ "$before" = "$command" ] || return 0
+		run:* | check:* | reload:* | deploy:* | scale:* | status:* | unit:*)
+			[ "$before" = "$command" ] || [ "$command" = deploy ] || return 0
 			compopt -o plusdirs 2>/dev/null
 			words=$(_prefork_sd_services)
 			mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current"; compgen -f -X '!*.yaml' -- "$current")

@@ -74,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     one = add("reload", reload, "Have a service serve what is on disk now; wait for the verdict.")
     about(one, optional=True)
     one.add_argument("--timeout", type=float, default=RELOAD_TIMEOUT, help="seconds to wait")
+    one = add("deploy", deploy, "Reload services that run, start those that are new.")
+    one.add_argument("services", nargs="+", metavar="SERVICE", help="a service's name")
     one = add("scale", scale, "Keep another number of workers, until the service stops.")
     about(one)
     one.add_argument("workers", type=int)
@@ -162,6 +164,7 @@ def check(arguments: argparse.Namespace) -> int:
     from prefork_sd.loader import Application
     from prefork_sd.sources import find
 
+    sys.dont_write_bytecode = True  # nothing of ours stays in the app's folder
     name, path = find(arguments.service)
     app = Application(name, path)
     if unknown := list(credentials(app.cfg)):
@@ -210,11 +213,14 @@ def examine(app: "Application") -> str:
 def unit(arguments: argparse.Namespace) -> int:
     from prefork_sd import units
     from prefork_sd.loader import Application
-    from prefork_sd.sources import find, templates
+    from prefork_sd.sources import executable, find, templates
 
     name, path = find(arguments.service)
     cfg = Application(name, path).cfg
-    for file, text in units.render(name, cfg, source=str(path), templates=templates()).items():
+    texts = units.render(
+        name, cfg, source=str(path), executable=executable(), templates=templates()
+    )
+    for file, text in texts.items():
         print(f"# {file}\n{text}")
     for note in units.notes(cfg):
         print(f"prefork-sd: {path}: {note}", file=sys.stderr)
@@ -260,6 +266,16 @@ def reload(arguments: argparse.Namespace) -> int:
         return ExitCode.FAILURE
     print(answer.get("message", "reloaded"))
     return ExitCode.CLEAN
+
+
+def deploy(arguments: argparse.Namespace) -> int:
+    """What a package does when it brings a new version of an app."""
+    from prefork_sd import deployment
+
+    def reload_it(name: str) -> int:
+        return reload(argparse.Namespace(service=name, timeout=RELOAD_TIMEOUT))
+
+    return deployment.deploy(arguments.services, reload_it)
 
 
 def scale(arguments: argparse.Namespace) -> int:

@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Container, Sequence
+from functools import partial
 from pathlib import Path
 
 from prefork_sd.config import Config, build, salvage
 from prefork_sd.errors import ConfigError, Problem
-from prefork_sd.sources import NAME, masked, read, services, templates
+from prefork_sd.sources import NAME, executable, masked, read, services, templates
 from prefork_sd.units import notes, render, sockets, wanted_by
 
 NAME_MAX = 200  # characters; a unit name has at most 255
@@ -56,10 +57,11 @@ def generate(
         return
     if not NAME.fullmatch(name) or len(name) > NAME_MAX:
         raise ConfigError(Problem("the file's name cannot be that of a unit", file=str(source)))
+    units = partial(render, name, source=str(source), executable=executable(), templates=texts)
     try:
         values, lines = read(source)
     except ConfigError:
-        alone = render(name, Config(), source=str(source), templates=texts)[f"{name}.service"]
+        alone = units(Config())[f"{name}.service"]
         kept = [line for line in alone.splitlines() if f"={name}.socket" not in line]
         _write(late, f"{name}.service", "\n".join(kept) + "\n")
         raise
@@ -71,7 +73,7 @@ def generate(
         if socket.name != name and socket.name in services:
             text = f"{socket.unit} belongs to the service of that name; rename one of them"
             raise ConfigError(Problem(text, file=str(source)))
-    for file, text in render(name, cfg, source=str(source), templates=texts).items():
+    for file, text in units(cfg).items():
         _write(late, file, text)
     if cfg.enabled:
         for unit in wanted_by(cfg):

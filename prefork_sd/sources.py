@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from prefork_sd.config import AS_WRITTEN, FOLDERS
 from prefork_sd.errors import ConfigError, Problem
+from prefork_sd.units import EXECUTABLE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SIZE_MAX = 1 << 20  # bytes of YAML
@@ -194,3 +196,9 @@ def templates() -> dict[str, str]:
     return {
         name: (folder / f"{name}.in").read_text(encoding="utf-8") for name in ("service", "socket")
     }
+
+
+def executable() -> str:
+    """The command of this Python: Debian's, or that of the virtual environment we are in."""
+    beside = Path(sys.executable).with_name("prefork-sd")
+    return str(beside) if beside.exists() else EXECUTABLE

@@ -74,6 +74,7 @@ FLOORS: list[set[str]] = [
     {"doors", "heirlooms"},
     {"arbiter"},
     # 7: commands
+    {"deployment"},
     {"cli", "generator"},
     {"__main__"},
 ]

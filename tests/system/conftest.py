@@ -49,11 +49,16 @@ def newer_deb(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.fixture(scope="module", params=SUITES)
-def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted machine without prefork-sd. Where none can boot, CI fails and others skip."""
+def need_machines() -> None:
+    """Where no tree can be booted or entered, CI fails and others skip."""
     if reason := why_not():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine without prefork-sd."""
+    need_machines()
     suite: str = request.param
     machine = Machine(Path(packaging("trees", suite)), suite)
     try:
@@ -74,6 +79,13 @@ def install(machine: Machine, deb: Path) -> str:
     """Install or upgrade by apt; what apt said."""
     machine.copy(deb, f"/root/{deb.name}")
     return machine.run(f"apt-get install -q -y --reinstall /root/{deb.name} 2>&1").out
+
+
+def listing(machine: Machine) -> set[str]:
+    """All files that a package could leave behind."""
+    found = machine.run("find /etc /usr /var/lib /var/cache /run/prefork-sd* 2>/dev/null || true")
+    ignored = ("/var/lib/dpkg", "/var/lib/apt", "/var/cache/")
+    return {line for line in found.out.splitlines() if not line.startswith(ignored)}
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from prefork_sd import __version__
-from tests.system.conftest import install, packaging
+from tests.system.chroot import in_chroot
+from tests.system.conftest import install, listing, packaging
 from tests.system.machine import Machine
+from tests.system.service import Service
 
 TOP = Path(__file__).parents[2]
 MODULES = "/usr/lib/python3/dist-packages/prefork_sd"
@@ -46,27 +48,41 @@ def test_the_same_tree_gives_the_same_bytes(deb: Path, tmp_path: Path) -> None:
     assert sha256(again.read_bytes()).hexdigest() == sha256(deb.read_bytes()).hexdigest()
 
 
-def test_lintian_has_nothing_to_say(deb: Path) -> None:
-    assert shutil.which("lintian"), "lintian is not installed"
-    done = subprocess.run(
-        ["lintian", "--allow-root", "--pedantic", "--fail-on=pedantic,warning,error", str(deb)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout == ""
-    assert done.returncode == 0
+# Every path but what dpkg, apt and the logs keep: kind, mode, owner, target, and text in /etc.
+SNAPSHOT = r"""
+snapshot() {
+    find / -xdev '(' -path /proc -o -path /dev -o -path /shared -o -path /var/lib/dpkg \
+        -o -path /var/cache -o -path /var/log -o -path /tmp ')' -prune -o \
+        -printf '%p\t%y %m %U:%G %l\n' | sort
+    find /etc -type f -exec sha256sum {} + | sed -E 's/^([0-9a-f]+) +(.*)/text of \2\t\1/' | sort
+}
+"""
+THERE_AND_BACK = f"""
+{SNAPSHOT}
+scripts=/var/lib/dpkg/info/prefork-sd
+snapshot >/shared/before
+for package in old old new; do dpkg --install /shared/$package.deb; done
+snapshot >/shared/during
+for argument in 'configure 0.0.1' 'configure' 'triggered /usr/lib/prefork-sd/services'; do
+    $scripts.postinst $argument
+    $scripts.postinst $argument
+done
+cp $scripts.prerm $scripts.postrm /tmp
+$scripts.prerm remove
+dpkg --remove prefork-sd
+dpkg --install /shared/old.deb
+dpkg --purge prefork-sd
+for argument in remove purge purge; do /tmp/prefork-sd.postrm $argument; done
+snapshot >/shared/after
+"""
 
 
-def listing(machine: Machine) -> set[str]:
-    """All files that a package could leave behind."""
-    found = machine.run("find /etc /usr /var/lib /var/cache /run/prefork-sd* 2>/dev/null || true")
-    ignored = ("/var/lib/dpkg", "/var/lib/apt", "/var/cache/")
-    return {line for line in found.out.splitlines() if not line.startswith(ignored)}
+def unit_files(machine: Machine) -> str:
+    return machine.run("systemctl list-unit-files --no-legend").out
 
 
 def test_it_comes_and_goes_without_a_trace(bare_machine: Machine, deb: Path) -> None:
-    before = listing(bare_machine)
+    before, units = listing(bare_machine), unit_files(bare_machine)
     for _ in range(2):
         install(bare_machine, deb)
     assert bare_machine.run("prefork-sd --version").out.strip() == f"prefork-sd {__version__}"
@@ -75,22 +91,48 @@ def test_it_comes_and_goes_without_a_trace(bare_machine: Machine, deb: Path) -> 
     assert bare_machine.run("journalctl --list-catalog | grep -c prefork-sd").out != "0\n"
     bare_machine.run("apt-get purge -q -y prefork-sd")
     assert listing(bare_machine) - before == set()
+    assert unit_files(bare_machine) == units
     assert bare_machine.run("systemctl is-system-running").out == "running\n"
 
 
-def test_it_comes_and_goes_without_systemd(bare_machine: Machine, deb: Path) -> None:
-    bare_machine.copy(deb, "/root/it.deb")
-    inside = "dpkg -i /root/it.deb && dpkg -i /root/it.deb && dpkg --purge prefork-sd"
-    hidden = f"mount -t tmpfs tmpfs /run/systemd && {inside}"
-    bare_machine.run(f"unshare --mount sh -ec '{hidden}'")
+def test_a_chroot_is_as_it_was_after_a_purge(
+    bare_machine: Machine, deb: Path, newer_deb: Path, tmp_path: Path
+) -> None:
+    for source, name in ((deb, "old.deb"), (newer_deb, "new.deb")):
+        shutil.copy(source, tmp_path / name)
+    in_chroot(bare_machine.tree, THERE_AND_BACK, tmp_path)
+    before, during, after = (
+        dict(line.split("\t") for line in (tmp_path / name).read_text().splitlines())
+        for name in ("before", "during", "after")
+    )
+    assert {"/usr/bin/prefork-sd", "/etc/prefork-sd"} <= during.keys() - before.keys()
+    assert {
+        path: after.get(path) for path in before | after if before.get(path) != after.get(path)
+    } == {}
+
+
+def test_what_belongs_to_services_and_people_is_kept(machine: Machine, deb: Path) -> None:
+    service = Service(machine, "kept")
+    service.systemctl("start")
+    machine.write(f"{service.state}/data", "of the service")
+    machine.run("apt-get purge -q -y prefork-sd")
+    install(machine, deb)
+    assert machine.read(f"{service.state}/data") == "of the service"
+    service.systemctl("start")
+    assert service.get().split()[0] == "1"
+    service.remove()
 
 
 def test_removal_stops_the_services_that_nothing_could_stop_later(machine: Machine) -> None:
     machine.write("/srv/gone/app.py", "def app(environ, start_response):\n    raise SystemExit\n")
     machine.write("/etc/prefork-sd/gone.yaml", "app: app:app\ndirectory: /srv/gone\nworkers: 1\n")
-    machine.run("systemctl daemon-reload && systemctl start gone")
+    only_tls = "app: app:app\ntls_bind: 127.0.0.1:8443\ntls_certificate: /etc/later.pem\n"
+    machine.write("/etc/prefork-sd/tls.yaml", only_tls)
+    machine.run("systemctl daemon-reload && systemctl start gone tls-tls.socket")
+    assert machine.show("tls-tls.socket", "ActiveState") == "active"
     machine.run("apt-get remove -q -y prefork-sd")
     assert machine.run("pgrep -f '^prefork-sd: '", check=False).out == ""
+    assert machine.show("tls-tls.socket", "ActiveState") == "inactive"
     assert machine.read("/etc/prefork-sd/gone.yaml")
 
 

@@ -78,6 +78,7 @@ def test_check_finds_that_all_is_fine(site: Path) -> None:
     done = run("check", "shop")
     assert done.returncode == 0
     assert "is hidden by PrivateTmp=yes" in done.stderr  # as a service it could not be here
+    assert [path.name for path in (site / "code").iterdir()] == ["shop.py"]
     assert done.stdout == (
         f"{site}/shop.yaml: fine. shop:app can be served by 2 workers (SyncWorker).\n"
     )

@@ -1,0 +1,126 @@
+"""A service brought up to date with what is on disk: reloaded where it runs, started where new."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+
+from prefork_sd.errors import ExitCode, PreforkError
+from prefork_sd.sources import find, masked, services
+
+SYSTEMD = "/run/systemd/system"  # is there where systemd is PID 1: sd_booted(3)
+POLICY = "/usr/sbin/policy-rc.d"
+FORBIDDEN = 101  # the exit status of policy-rc.d that says so
+SEEN = "InactiveEnterTimestampMonotonic"
+PROPERTIES = ("LoadState", "ActiveState", "WantedBy", "TriggeredBy", "StatusText", SEEN)
+
+
+class Step(Enum):
+    """What to do with a service so that it serves what is on disk."""
+
+    RELOAD = "reload"
+    START = "start"
+    RESTART = "restart"
+    NOTHING = "nothing"
+
+
+def step(service: Mapping[str, str], sockets: Iterable[Mapping[str, str]] = ()) -> tuple[Step, str]:
+    """What to do, and the reason where that is nothing; from properties of systemctl(1) show.
+
+    A service that somebody stopped stays so. One that was neither started nor stopped since the
+    boot, although it belongs to the boot, is new.
+    """
+    state = service["ActiveState"]
+    if service["LoadState"] == "masked":
+        return Step.NOTHING, "it is masked"
+    if state in ("active", "reloading", "refreshing"):
+        return Step.RELOAD, ""
+    if state == "activating":  # with the old code, or between two attempts; clients wait anyway
+        return Step.RESTART, ""
+    if not service["WantedBy"]:
+        return Step.NOTHING, "it is not enabled"
+    if any(socket["ActiveState"] == "active" for socket in sockets):
+        return Step.NOTHING, "the next connection starts it"
+    if any(each[SEEN] not in ("", "0") for each in (service, *sockets)):
+        return Step.NOTHING, "it has been stopped"
+    return Step.START, ""
+
+
+def deploy(names: Iterable[str], reload: Callable[[str], int]) -> int:
+    """Have systemd read the YAML files anew, then do for each service what `step` says.
+
+    `reload` waits for the verdict, says it, and returns an exit status. What is done is said on
+    stdout, what goes wrong on stderr; the exit status is the first that is not 0. In a script of
+    dpkg a start that fails is only said: an app may have to be configured first, and systemd tries
+    again. There policy-rc.d decides, too. Raises PreforkError where there is no such service.
+    """
+    sources = {name: _source(name) for name in names}
+    if not Path(SYSTEMD).is_dir():
+        print(f"systemd does not run here; at the next boot: {', '.join(sources)}")
+        return ExitCode.CLEAN
+    _systemctl("daemon-reload", check=True)
+    statuses = [_deploy(name, reload) for name, source in sources.items() if not _hidden(source)]
+    return next(filter(None, statuses), ExitCode.CLEAN)
+
+
+def _source(name: str) -> Path:
+    known = services().get(name)
+    return known if known is not None else find(name)[1]
+
+
+def _hidden(source: Path) -> bool:
+    if masked(source):
+        print(f"{source.stem}: nothing is done: {source} masks it")
+        return True
+    return False
+
+
+def _deploy(name: str, reload: Callable[[str], int]) -> int:
+    unit = f"{name}.service"
+    service = _properties(unit)
+    todo, why = step(service, [_properties(one) for one in service["TriggeredBy"].split()])
+    if todo is not Step.NOTHING and _forbidden(unit, todo.value):
+        todo, why = Step.NOTHING, f"{POLICY} forbids to {todo.value} it"
+    if todo is Step.NOTHING:
+        print(f"{name}: nothing is done: {why}")
+        return ExitCode.CLEAN
+    print(f"{name}: {todo.value}", flush=True)
+    try:
+        return reload(name) if todo is Step.RELOAD else _start(unit, todo)
+    except PreforkError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _start(unit: str, how: Step) -> int:
+    if not _systemctl(how.value, unit).returncode:
+        return ExitCode.CLEAN
+    reason = _properties(unit)["StatusText"] or f'see "journalctl -xeu {unit}"'
+    print(f"the start of {unit} failed: {reason}", file=sys.stderr)
+    return ExitCode.CLEAN if _in_package_script() else ExitCode.FAILURE
+
+
+def _in_package_script() -> bool:
+    return "DPKG_MAINTSCRIPT_NAME" in os.environ
+
+
+def _forbidden(unit: str, action: str) -> bool:
+    """Whether the administrator's policy for packages says no; see invoke-rc.d(8)."""
+    if not _in_package_script() or not os.access(POLICY, os.X_OK):
+        return False
+    return subprocess.run([POLICY, unit, action], check=False).returncode == FORBIDDEN
+
+
+def _properties(unit: str) -> dict[str, str]:
+    done = _systemctl("show", f"--property={','.join(PROPERTIES)}", unit, check=True)
+    pairs = (line.partition("=")[::2] for line in done.stdout.splitlines())
+    return dict.fromkeys(PROPERTIES, "") | dict(pairs)
+
+
+def _systemctl(*words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise PreforkError(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
+    return done
