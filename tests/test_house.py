@@ -27,10 +27,12 @@ FLOORS: list[set[str]] = [
         "forwarded",
         "proxyprotocol",
         "metrics",
+        "entrypoints",
     },
     {"values", "envfile"},
     {"config"},
-    {"units"},
+    {"units", "draft"},
+    {"gunicornconf"},
     # 2: doors
     {
         "activation",
@@ -47,8 +49,9 @@ FLOORS: list[set[str]] = [
         "sources",
         "tls",
         "varlink",
+        "gunicornrun",
     },
-    {"process", "control", "loader", "statusdoor"},
+    {"process", "control", "loader", "statusdoor", "project"},
     {"applog", "herald", "guarded", "obituary", "sockets"},
     # 3: the app's side
     {"wsgi"},
@@ -69,10 +72,11 @@ FLOORS: list[set[str]] = [
     {"doors"},
     {"arbiter"},
     # 7: commands
+    {"scaffold", "checks"},
     {"cli", "generator"},
     {"__main__"},
 ]
-THOUGHT = set[str]().union(*FLOORS[:5])
+THOUGHT = set[str]().union(*FLOORS[:6])
 GROUND = {"", "workers"}  # an __init__.py without code, for everybody
 
 # The doors to libraries that are not Python's own, and the interfaces that no thought touches.

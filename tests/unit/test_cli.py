@@ -79,7 +79,8 @@ def test_check_finds_that_all_is_fine(site: Path) -> None:
     assert done.returncode == 0
     assert "is hidden by PrivateTmp=yes" in done.stderr  # as a service it could not be here
     assert done.stdout == (
-        f"{site}/shop.yaml: fine. shop:app can be served by 2 workers (SyncWorker).\n"
+        f"{site}/shop.yaml: fine. shop:app can be served by 2 workers (SyncWorker). "
+        "1 warning above.\n"
     )
 
 
