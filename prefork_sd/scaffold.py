@@ -1,5 +1,6 @@
 """The commands that write a service's first YAML file: `init` and `import`."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from prefork_sd.sources import NAME, folders, services
 
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
          "/lib/systemd/system")  # fmt: skip
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 MODE = 0o644  # the service's user reads it
 
 
@@ -118,12 +120,12 @@ def _deliver(wish: Wish, project: Project, by: str, remarks: Iterable[str]) -> N
     try:
         target.parent.mkdir(exist_ok=True)
         _write(target, text)
-    except PermissionError:
-        print(text, end="")
-        tell(f"\nYou may not write {target}, so it is printed. As root, say: {by}")
-        tell(f"or keep it for now: {by} --stdout > {name}.yaml && prefork-sd run ./{name}.yaml")
-        return
     except OSError as error:
+        if error.errno in REFUSED:
+            print(text, end="")
+            tell(f"\nYou may not write {target}, so it is printed. As root, say: {by}")
+            tell(f"To try it first: {by} --stdout > {name}.yaml; prefork-sd run ./{name}.yaml")
+            return
         raise PreforkError(f"cannot write {target}: {error.strerror}") from None
     tell(f"\n{target} is written. Look it over, and then:")
     for step in (

@@ -97,6 +97,16 @@ def taken(address: str, found: Iterable[Listener], owners: Mapping[str, str]) ->
     return None
 
 
+def unheard(unit: str, address: str, found: Iterable[Listener]) -> Finding | None:
+    """A TCP address of a socket unit that is active, at which nobody listens."""
+    wanted = tcp(address)
+    if wanted is None or not wanted[1] or wanted in ((one.host, one.port) for one in found):
+        return None
+    text = f"{unit} is active, but does not listen on {address} yet"
+    why = "a socket takes new addresses when it is restarted"
+    return Finding(text, why, f"systemctl restart {unit}")
+
+
 def below(address: str, first: int) -> Finding | None:
     """A port that only root may take, where no systemd takes it for us; from `first` all may."""
     wanted = tcp(address)

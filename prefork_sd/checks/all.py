@@ -121,9 +121,10 @@ def _real(path: str) -> str:
 
 def _addresses(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
     own = [address for one in units.sockets(name, cfg) for address in one.addresses]
-    yield from addresses.declared_twice(own, *_others(name))
+    twice = list(addresses.declared_twice(own, *_others(name)))
+    yield from twice
     if machine.booted():
-        yield from _taken(name, cfg, loaded)
+        yield from () if twice else _listening(name, cfg, loaded)
         yield from _unreachable(own, cfg)
         return
     first = machine.unprivileged_port()
@@ -149,19 +150,21 @@ def _others(name: str) -> tuple[dict[str, list[str]], dict[str, str]]:
     return found, files
 
 
-def _taken(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
-    """Yield who holds an address that the service's own sockets do not have."""
-    wanted = [
-        address
-        for one in units.sockets(name, cfg)
-        if loaded.sockets.get(one.unit, {}).get("ActiveState") != "active"
-        for address in one.addresses
-    ]
-    found = machine.listening() if wanted else []
+def _listening(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
+    """Yield who holds an address that is ours, and where nobody listens though we should."""
+    found = machine.listening()
     holders = machine.owners({one.inode for one in found})
-    for address in wanted:
-        if finding := addresses.taken(address, found, holders):
-            yield finding
+    for one in units.sockets(name, cfg):
+        active = loaded.sockets.get(one.unit, {}).get("ActiveState") == "active"
+        for address in one.addresses:
+            if not active:
+                finding = addresses.taken(address, found, holders)
+            elif one.unit not in loaded.stale:
+                finding = addresses.unheard(one.unit, address, found)
+            else:
+                continue  # which is told already
+            if finding:
+                yield finding
 
 
 def _unreachable(own: list[str], cfg: Config) -> Iterator[Finding]:

@@ -98,10 +98,6 @@ def _deadlines(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
             name = directive.replace("USec", "Sec")
             text = f"{name}= is {theirs:g} s, and {key} is {ours:g} s"
             yield Finding(text, why, f"take {name}= out of {drop_ins}; the generated unit has it")
-    watchdog = seconds(loaded.service.get("WatchdogUSec", "0"))
-    if cfg.watchdog and watchdog in (0, math.inf):
-        text = "WatchdogSec= is off, though the YAML file sets watchdog"
-        yield Finding(text, "a hung service is not restarted", f"look at {drop_ins}")
 
 
 def _sockets(loaded: Loaded) -> Iterator[Finding]:
