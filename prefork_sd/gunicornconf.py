@@ -194,7 +194,7 @@ def _bind(done: Imported, settings: Mapping[str, Any], home: str) -> None:
             else:
                 plain.append(address)
     if plain:
-        done.choose("bind", plain, "bind")
+        done.choose("bind", plain[0] if len(plain) == 1 else plain, "bind")
     if secure:
         done.choose("tls_bind", tls or ["127.0.0.1:8000"], "bind, with certfile")
 

@@ -102,7 +102,7 @@ def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
 
 
 def _unreadable(key: str, path: str, identity: Identity) -> Finding | None:
-    if not Path(path).exists():
+    if not machine.exists(path):
         text = f"{key}: there is no {path}"
         gone = Finding(text, "the service cannot work without it", "correct the path")
         return None if key == "venv" else gone  # which has its own checks

@@ -86,25 +86,48 @@ def gids_of(groups: tuple[str, ...]) -> Iterator[int]:
 
 
 def way(path: str) -> list[Node]:
-    """The folders that lead to a path and itself, symbolic links followed, as far as they exist."""
+    """The folders that lead to a path and itself, symbolic links followed, as far as they exist.
+
+    What is behind a folder that is closed to ourselves is taken to be open.
+    """
     real = Path(os.path.realpath(path))
     nodes = []
     for place in (*reversed(real.parents), real):
-        found = node(place)
-        if found is None:
+        try:
+            nodes.append(_node(place))
+        except PermissionError:
+            return [*nodes, Node(str(real), 0, 0, 0, listed=True)]
+        except OSError:
             break
-        nodes.append(found)
     return nodes
+
+
+def exists(path: str) -> bool:
+    """Whether there is something, as far as we can see."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _node(path: Path) -> Node:
+    info = path.stat()
+    try:
+        listed = ACL in os.listxattr(path)
+    except OSError:
+        listed = False  # a file system without them
+    return Node(str(path), info.st_mode, info.st_uid, info.st_gid, listed)
 
 
 def node(path: Path) -> Node | None:
     """One file or folder; None where it is not there or cannot be seen."""
     try:
-        info = path.stat()
-        listed = ACL in os.listxattr(path)
+        return _node(path)
     except OSError:
         return None
-    return Node(str(path), info.st_mode, info.st_uid, info.st_gid, listed)
 
 
 def sources(folder: Path) -> Iterator[Node]:

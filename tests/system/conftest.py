@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,18 +33,24 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(packaging("build", str(tmp_path_factory.mktemp("deb"))))
 
 
-@pytest.fixture(scope="module", params=SUITES)
-def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted machine without prefork-sd. Where none can boot, CI fails and others skip."""
+@contextmanager
+def booted(tree: str) -> Iterator[Machine]:
+    """A machine of one of the trees. Where none can boot, CI fails and others skip."""
     if reason := why_not():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    suite: str = request.param
-    machine = Machine(Path(packaging("trees", suite)), suite)
+    machine = Machine(Path(packaging("trees", tree)), tree.partition("+")[0])
     try:
         machine.boot()
         yield machine
     finally:
         machine.stop()
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine without prefork-sd."""
+    with booted(request.param) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="module")

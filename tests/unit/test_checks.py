@@ -77,6 +77,18 @@ def test_a_closed_path_names_the_folder_and_the_command() -> None:
     assert closed_path("directory", [ROOT, folder("/srv", 0o755)], NOBODY) is None
 
 
+def test_the_way_to_a_path_is_read_from_disk(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(mode=0o711)
+    (tmp_path / "link").symlink_to("a/b")
+    (tmp_path / "a" / "b").touch(mode=0o604)
+    *_, above, last = machine.way(str(tmp_path / "link"))
+    assert (above.path, stat.S_IMODE(above.mode)) == (f"{tmp_path}/a", 0o711)
+    assert (last.path, stat.S_IMODE(last.mode)) == (f"{tmp_path}/a/b", 0o604)
+    assert machine.way(str(tmp_path / "a" / "nothing"))[-1] == above
+    assert machine.exists(str(tmp_path / "link"))
+    assert not machine.exists(str(tmp_path / "a" / "b" / "c"))
+
+
 def test_closed_files_are_one_finding() -> None:
     nodes = [file(f"/srv/shop/{number}.py", 0o600) for number in range(5)]
     finding = closed_files("/srv/shop", [*nodes, file("/srv/shop/z.py", 0o644)], NOBODY)

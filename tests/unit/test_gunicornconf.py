@@ -11,6 +11,7 @@ from prefork_sd import gunicornrun
 from prefork_sd.config import build
 from prefork_sd.gunicornconf import Imported, convert, settings_of
 from prefork_sd.gunicornrun import run
+from prefork_sd.sources import read
 
 HOOKS = {"post_fork": 2, "when_ready": 1, "post_request": 4, "helper": 7}
 
@@ -41,7 +42,7 @@ def remarks(**settings: Any) -> dict[str, str]:
          {"workers": 4, "timeout": 60, "backlog": 64}),
         ({"bind": "unix:/run/x.sock,localhost:80"}, {"bind": ["unix:/run/x.sock", "127.0.0.1:80"]}),
         ({"bind": [":9000", "[::1]:9"]}, {"bind": ["0.0.0.0:9000", "[::1]:9"]}),
-        ({"bind": "unix:x.sock"}, {"bind": ["unix:/srv/shop/x.sock"]}),
+        ({"bind": "unix:x.sock"}, {"bind": "unix:/srv/shop/x.sock"}),
         ({"bind": "0.0.0.0:443", "certfile": "c.pem", "keyfile": "/k.pem"},
          {"tls_bind": ["0.0.0.0:443"], "tls_certificate": "/srv/shop/c.pem", "tls_key": "/k.pem"}),
         ({"bind": "0.0.0.0:1", "certfile": "/c", "keyfile": "/k", "ca_certs": "/a", "cert_reqs": 1},
@@ -100,6 +101,22 @@ def test_what_has_none_is_told(settings: dict[str, Any], word: str) -> None:
 
 def test_a_secret_s_value_is_in_no_remark() -> None:
     assert "x7" not in str(remarks(raw_env=["API_TOKEN=x7"]))
+
+
+def test_the_guide_s_example_becomes_what_it_says(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "from-gunicorn.md").read_text(encoding="utf-8")
+    source, yaml = (
+        guide.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "yaml")
+    )
+    for name, text in (("gunicorn.conf.py", source), ("shop.yaml", yaml)):
+        (tmp_path / name).write_text(text)
+    found, _, failure = run(tmp_path / "gunicorn.conf.py", sys.executable, tmp_path)
+    assert failure == ""
+    ours = values(**dict(settings_of(found)))
+    wanted, _ = read(tmp_path / "shop.yaml")
+    told = {"app", "directory", "venv"}  # by the command line and the folder
+    assert set(wanted) - set(ours) == told
+    assert {name: wanted[name] for name in ours} == ours
 
 
 def test_chdir_is_the_directory() -> None:

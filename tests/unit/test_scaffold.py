@@ -123,7 +123,7 @@ def test_import_takes_what_there_is(etc: Path, shop: Path, capsys: Captured) -> 
         "directory": str(shop),
         "env": {"SECRET_KEY": "x7x7"},
         "hooks": f"{shop}/gunicorn.conf.py",
-        "bind": ["127.0.0.1:8000"],
+        "bind": "127.0.0.1:8000",
         "timeout": 90,
     }
     assert "# statsd_host: " in (etc / "shop.yaml").read_text()
