@@ -30,7 +30,7 @@ def project(machine: Machine) -> Iterator[str]:
     """A folder with an app and nothing else, and no service yet."""
     machine.write("/srv/fresh/app.py", FLASK)
     yield "/srv/fresh"
-    machine.run("systemctl stop fresh.socket fresh.service")
+    machine.run("systemctl stop 'fresh.*'")  # if it came that far
     machine.run("rm -rf /srv/fresh /etc/prefork-sd/fresh.yaml && systemctl daemon-reload")
 
 
