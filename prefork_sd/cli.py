@@ -29,12 +29,20 @@ WATCH_EVERY = 2.0  # seconds
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
 WITHOUT_TLS = {**dict.fromkeys(TLS_FILES, ""), "tls_bind": (), "tls_client_auth": "required"}
 NOT_FOR_SERVE = {"app", "unit", "enabled", "hooks", "socket_user", "socket_group"}
+OTHERS = {  # what systemd's own tools do
+    **{verb: f"systemctl {verb}" for verb in ("start", "stop", "restart")},
+    **dict.fromkeys(("log", "logs"), "journalctl -u"),
+}
 DETAIL_LINES = 12  # of a traceback, in the message of a failed reload
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and (tool := OTHERS.get(words[0])):
+        print(f"prefork-sd: say: {' '.join([tool, *words[1:]])}", file=sys.stderr)
+        return ExitCode.USAGE
+    arguments = parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)

@@ -10,7 +10,6 @@ from prefork_sd.draft import Choice
 from prefork_sd.entrypoints import ASGI, EntryPoint, entry_points, imports_of, text_of
 from prefork_sd.envfile import parse
 from prefork_sd.errors import PreforkError
-from prefork_sd.imports import VERSION
 from prefork_sd.settings import BadValueError
 
 DEPTH_MAX = 4  # folders below the project's own
@@ -247,11 +246,6 @@ def venv_notes(venv: Path, version: str) -> Iterator[str]:
         yield f"{venv} has no packages; make it anew: python3 -m venv {venv}"
     elif tuple(map(int, version.split("."))) < OLDEST:
         yield f"{venv} is of Python {version}, and 3.11 is the oldest that will do"
-    elif version != VERSION:
-        yield (
-            f"{venv} is of Python {version}, and prefork-sd runs with {VERSION}: "
-            "prefork-sd check says whether that will do"
-        )
 
 
 def _has_uvicorn(venv: Path | None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefork_sd.config import build
+from prefork_sd.config import Config, build
 from prefork_sd.draft import Choice, draft, written
 from prefork_sd.errors import PreforkError
 from prefork_sd.gunicornconf import Imported, convert, settings_of
@@ -15,6 +15,7 @@ from prefork_sd.gunicornrun import run
 from prefork_sd.loader import start_directory
 from prefork_sd.project import Project, survey
 from prefork_sd.sources import NAME, folders, services
+from prefork_sd.units import sockets
 
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
          "/lib/systemd/system")  # fmt: skip
@@ -110,7 +111,7 @@ def _deliver(wish: Wish, project: Project, by: str, remarks: Iterable[str]) -> N
     if not NAME.fullmatch(name):
         raise PreforkError(f'"{name}" cannot be a name: use letters, digits, ".", "_" and "-"')
     text = draft(name, project.chosen, by=by, remarks=remarks)
-    build({key: choice.value for key, choice in project.chosen.items()})
+    cfg = build({key: choice.value for key, choice in project.chosen.items()})
     target = folders()[0] / f"{name}.yaml"
     if wish.stdout:
         print(text, end="")
@@ -132,9 +133,21 @@ def _deliver(wish: Wish, project: Project, by: str, remarks: Iterable[str]) -> N
         f"prefork-sd check {name}",
         "systemctl daemon-reload",
         f"systemctl start {name}",
+        f"curl {_curl(name, cfg)}",
     ):
         tell(f"  {step}")
     _conflicts(name)
+
+
+def _curl(name: str, cfg: Config) -> str:
+    """What makes curl(1) ask for the first page."""
+    first = next(sockets(name, cfg))
+    scheme, address = first.kind, first.addresses[0]
+    if address.startswith("unix:"):
+        return f"--unix-socket {address.removeprefix('unix:')} {scheme}://localhost/"
+    host, _, port = address.rpartition(":")
+    there = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    return f"{scheme}://{there}:{port}/"
 
 
 def _refuse_to_replace(name: str, target: Path) -> None:

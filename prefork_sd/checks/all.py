@@ -66,7 +66,9 @@ def identity_of(name: str, cfg: Config, loaded: Loaded) -> Identity:
     groups = tuple(shown.get("SupplementaryGroups", "").split())
     user = shown.get("User", "") or cfg.user or name
     known = machine.account(user, groups)
-    return known or Identity(user, None, frozenset(machine.gids_of(groups)))
+    if known and known.uid not in DYNAMIC:
+        return known
+    return Identity(user, None, frozenset(machine.gids_of(groups)))
 
 
 def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
@@ -81,7 +83,9 @@ def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
         env_file=_real(cfg.env_file),
     )
     unseen = set()
-    for one in units.hidden(real):
+    python = _real(f"{cfg.venv}/bin/python") if cfg.venv else ""
+    inner = dataclasses.replace(real, directory="", env_file="", venv=python)
+    for one in (*units.hidden(real), *units.hidden(inner)):
         if finding := hidden_finding(one, loaded):
             unseen.add(one.key)
             yield finding
@@ -92,6 +96,7 @@ def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
         ("directory", cfg.directory),
         *(("pythonpath", folder) for folder in cfg.pythonpath),
         ("venv", cfg.venv),
+        ("venv", python),
         ("env_file", cfg.env_file),
         ("hooks", hooks),
     ):

@@ -38,7 +38,7 @@ def booted(tree: str) -> Iterator[Machine]:
     """A machine of one of the trees. Where none can boot, CI fails and others skip."""
     if reason := why_not():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    machine = Machine(Path(packaging("trees", tree)), tree.partition("+")[0])
+    machine = Machine(Path(packaging("trees", tree)), tree.rpartition("-")[2])
     try:
         machine.boot()
         yield machine

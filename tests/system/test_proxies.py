@@ -107,7 +107,7 @@ def fronts() -> dict[str, Front]:
 FRONTS = fronts()
 
 
-@pytest.fixture(scope="module", params=[f"{suite}+proxies" for suite in SUITES])
+@pytest.fixture(scope="module", params=[f"proxies-{suite}" for suite in SUITES])
 def bare_machine(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Machine]:
     """A machine with the proxies and a certificate where the page has it."""
     with booted(request.param) as machine:

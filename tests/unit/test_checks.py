@@ -380,3 +380,9 @@ def test_a_neighbour_with_the_same_address(site: Path) -> None:
 
 def test_where_folders_are_bound_elsewhere_paths_tell_nothing(site: Path) -> None:
     assert told(site, "unit: {Service: {BindPaths: /a}}\n") == ""
+
+
+def test_a_venv_whose_python_is_in_somebody_s_home(site: Path, tmp_path: Path) -> None:
+    make_venv(tmp_path / "venv", python="/root/.local/share/uv/python/bin/python3.11")
+    texts = told(site, f"venv: {tmp_path}/venv\n")
+    assert "venv: /root/.local/share/uv/python/bin/python3.11 is hidden by ProtectHome" in texts

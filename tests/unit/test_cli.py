@@ -158,6 +158,14 @@ def test_a_command_that_nobody_knows_is_a_usage_error(capsys: Captured) -> None:
     assert caught.value.code == ExitCode.USAGE
 
 
+@pytest.mark.parametrize(
+    ("word", "said"), [("start", "systemctl start shop"), ("logs", "journalctl -u shop")]
+)
+def test_what_systemd_s_tools_do_is_theirs(capsys: Captured, word: str, said: str) -> None:
+    assert main([word, "shop"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == f"prefork-sd: say: {said}\n"
+
+
 def test_serve_takes_settings_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 

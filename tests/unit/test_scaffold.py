@@ -42,6 +42,23 @@ def test_init_writes_the_file_and_says_what_next(etc: Path, shop: Path, capsys: 
     assert [path.name for path in etc.iterdir()] == ["shop.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("bind", "words"),
+    [
+        ("/run/x.sock", "curl --unix-socket /run/x.sock http://localhost/"),
+        ("0.0.0.0:81", "curl http://127.0.0.1:81/"),
+        ("[::1]:81", "curl http://[::1]:81/"),
+    ],
+)
+def test_how_to_ask_for_the_first_page(
+    etc: Path, shop: Path, capsys: Captured, bind: str, words: str
+) -> None:
+    unix = "unix:" * bind.startswith("/")
+    (shop / "gunicorn.conf.py").write_text(f"bind = '{unix}{bind}'\n")
+    assert main(["import", str(shop / "gunicorn.conf.py")]) == 0
+    assert f"  {words}\n" in capsys.readouterr().err
+
+
 def test_init_in_this_folder(
     etc: Path, shop: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
