@@ -26,6 +26,7 @@ _prefork_sd() {
 		--worker-class) words='auto sync threads asgi' ;;
 		--preload-app | --proxy-protocol) words='yes no' ;;
 		--workers) words=auto ;;
+		--app | --name) return ;;
 		--directory | --pythonpath | --venv)
 			compopt -o dirnames 2>/dev/null
 			return ;;
@@ -40,9 +41,16 @@ _prefork_sd() {
 
 	case $command:$current in
 		:-*) words='--help --version' ;;
-		:*) words='run serve check reload deploy scale status unit schema' ;;
-		serve:-* | reload:-* | status:-* | run:-* | check:-* | deploy:-* | scale:-* | unit:-* | schema:-*)
+		:*) words='init import run serve check reload deploy scale status unit schema' ;;
+		init:-* | import:-* | serve:-* | reload:-* | status:-* | run:-* | check:-* | deploy:-* | scale:-* | unit:-* | schema:-*)
 			words=$(prefork-sd "$command" --help 2>/dev/null | grep -oE -e '--[a-z][a-z-]+' | sort -u) ;;
+		init:*)
+			compopt -o dirnames 2>/dev/null
+			return ;;
+		import:*)
+			compopt -o default 2>/dev/null
+			mapfile -t COMPREPLY < <(compgen -f -X '!*.py' -- "$current")
+			return ;;
 		run:* | check:* | reload:* | deploy:* | scale:* | status:* | unit:*)
 			[ "$before" = "$command" ] || [ "$command" = deploy ] || return 0
 			compopt -o plusdirs 2>/dev/null

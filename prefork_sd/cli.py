@@ -19,6 +19,7 @@ from prefork_sd.values import CREDENTIAL
 if TYPE_CHECKING:
     from prefork_sd.config import Config
     from prefork_sd.loader import Application
+    from prefork_sd.scaffold import Wish
 
 RELOAD_TIMEOUT = 3600.0  # seconds; systemd's own limit, TimeoutStartSec=, is usually reached first
 ANSWER_TIMEOUT = 10.0
@@ -27,12 +28,20 @@ WATCH_EVERY = 2.0  # seconds
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
 WITHOUT_TLS = {**dict.fromkeys(TLS_FILES, ""), "tls_bind": (), "tls_client_auth": "required"}
 NOT_FOR_SERVE = {"app", "unit", "enabled", "hooks", "socket_user", "socket_group"}
+OTHERS = {  # what systemd's own tools do
+    **{verb: f"systemctl {verb}" for verb in ("start", "stop", "restart")},
+    **dict.fromkeys(("log", "logs"), "journalctl -u"),
+}
 DETAIL_LINES = 12  # of a traceback, in the message of a failed reload
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and (tool := OTHERS.get(words[0])):
+        print(f"prefork-sd: say: {' '.join([tool, *words[1:]])}", file=sys.stderr)
+        return ExitCode.USAGE
+    arguments = parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
@@ -64,6 +73,20 @@ def parser() -> argparse.ArgumentParser:
         nargs = "?" if optional else None
         one.add_argument("service", nargs=nargs, default="", metavar="SERVICE", help=text)
 
+    def drafting(one: Parser) -> None:
+        one.add_argument("--name", default="", help="the service's name; else the folder's")
+        one.add_argument("--stdout", action="store_true", help="print the file, write nothing")
+        one.add_argument("--force", action="store_true", help="write over a file that exists")
+
+    one = add("init", init, "Write the YAML file of a service for a project's folder.")
+    one.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="where the app is")
+    drafting(one)
+    one = add("import", import_, "Write the YAML file of a service from a gunicorn.conf.py.")
+    one.add_argument("file", metavar="FILE", help="gunicorn's configuration; it is run")
+    one.add_argument("--app", default="", metavar="MODULE:CALLABLE", help=SETTINGS["app"].help)
+    text = "where gunicorn is started; else the file's folder"
+    one.add_argument("--directory", default="", metavar="FOLDER", help=text)
+    drafting(one)
     one = add("run", run, "Run a service in the foreground, as its unit does.")
     about(one)
     one = add("serve", serve, "Serve an app without a file, in the foreground.")
@@ -107,6 +130,30 @@ def _add_settings(one: Parser) -> None:
             metavar=(each.unit or each.name).upper().replace(" ", "_"),
             help=text,
         )
+
+
+# ---- beginning
+
+
+def init(arguments: argparse.Namespace) -> int:
+    from prefork_sd import scaffold
+
+    scaffold.init(arguments.folder, _wish(arguments))
+    return ExitCode.CLEAN
+
+
+def import_(arguments: argparse.Namespace) -> int:
+    from prefork_sd import scaffold
+
+    told = (arguments.app, arguments.directory)
+    scaffold.import_gunicorn(arguments.file, *told, _wish(arguments))
+    return ExitCode.CLEAN
+
+
+def _wish(arguments: argparse.Namespace) -> "Wish":
+    from prefork_sd.scaffold import Wish
+
+    return Wish(arguments.name, arguments.stdout, arguments.force)
 
 
 # ---- serving
@@ -160,20 +207,23 @@ def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], ser
 
 def check(arguments: argparse.Namespace) -> int:
     """Everything that a start would trip over, found without starting."""
-    from prefork_sd import units
+    from prefork_sd.checks import findings
     from prefork_sd.loader import Application
     from prefork_sd.sources import find
 
     sys.dont_write_bytecode = True  # nothing of ours stays in the app's folder
     name, path = find(arguments.service)
     app = Application(name, path)
+    found = 0
+    for finding in findings(name, path, app.cfg):  # before the import, which may fail for them
+        print(finding, file=sys.stderr)
+        found += 1
     if unknown := list(credentials(app.cfg)):
         for key, value in unknown:
             print(f"{path}: {key}: {value} is known to the running service only", file=sys.stderr)
         app = Application(name, path, WITHOUT_TLS)
-    print(f"{path}: fine. {examine(app)}")
-    for note in units.notes(app.cfg):
-        print(f"{path}: as a service: {note}", file=sys.stderr)
+    above = f" {found} warning{'s' * (found > 1)} above." if found else ""
+    print(f"{path}: fine. {examine(app)}{above}")
     return ExitCode.CLEAN
 
 

@@ -57,9 +57,13 @@ class Config:
     app: str = setting("", APP, help="the WSGI or ASGI callable", example="shop.wsgi:application")
     directory: str = setting("", PATH, help="where the app lives; workers run and import here")
     pythonpath: tuple[str, ...] = setting((), TEXTS, help="more folders to import from")
-    venv: str = setting("", PATH, help="the virtual environment whose packages the app uses")
+    venv: str = setting(
+        "", PATH, help="the virtual environment whose packages the app uses", example="venv"
+    )
     env: Mapping[str, str] = setting({}, ENV, help="environment variables for the app")
-    env_file: str = setting("", PATH, help="a file of KEY=VALUE lines; `env` wins over it")
+    env_file: str = setting(
+        "", PATH, help="a file of KEY=VALUE lines; `env` wins over it", example="/etc/shop/app.env"
+    )
     hooks: str | Mapping[str, str] = setting(
         {}, HOOKS, help="server hooks as module:function, or a Python file that defines them"
     )

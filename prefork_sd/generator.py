@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefork_sd.config import Config, build, salvage
 from prefork_sd.errors import ConfigError, Problem
-from prefork_sd.sources import NAME, executable, masked, read, services, templates
+from prefork_sd.sources import NAME, executable, masked, misnamed, read, services, templates
 from prefork_sd.units import notes, render, sockets, wanted_by
 
 NAME_MAX = 200  # characters; a unit name has at most 255
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         say(ERROR, f"no unit is made: {error}")
         return 0
+    for stray in misnamed():
+        say(NOTICE, f"{stray} is no service: its name has to end in .yaml")
     for name, source in found.items():
         try:
             generate(name, source, late, texts, found)

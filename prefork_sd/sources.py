@@ -12,6 +12,7 @@ import yaml
 from prefork_sd.config import AS_WRITTEN, FOLDERS
 from prefork_sd.errors import ConfigError, Problem
 from prefork_sd.units import EXECUTABLE
+from prefork_sd.values import nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SIZE_MAX = 1 << 20  # bytes of YAML
@@ -73,7 +74,17 @@ def find(name_or_path: str) -> tuple[str, Path]:
                 raise ConfigError(Problem("masks this service: the file is empty", file=str(path)))
             return name, path
     looked = ", ".join(map(str, folders()))
-    raise ConfigError(Problem(f"there is no {name}.yaml in {looked}"))
+    hint = nearest(name, services())
+    for stray in misnamed():
+        if stray.stem == name:
+            hint = f"; there is {stray}, which has to end in .yaml"
+    raise ConfigError(Problem(f"there is no {name}.yaml in {looked}{hint}"))
+
+
+def misnamed() -> Iterator[Path]:
+    """Yield the files that somebody may take for services: NAME.yml."""
+    for folder in folders():
+        yield from sorted(folder.glob("[!.]*.yml"))
 
 
 def _checked(name: str, file: str) -> str:

@@ -105,20 +105,38 @@ def wanted_by(cfg: Config) -> tuple[str, ...]:
     return ("multi-user.target", *names)
 
 
-def notes(cfg: Config) -> Iterator[str]:
-    """Yield a sentence for each path that the unit's protection hides from the service."""
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A path that a directive of the unit hides from the service, and how to have it seen."""
+
+    key: str
+    path: str
+    directive: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.path} is hidden by {self.directive}=yes"
+
+
+HIDING = {
+    "ProtectHome": (HOMES, "set unit: {Service: {ProtectHome: read-only}}"),
+    "PrivateTmp": (TEMPORARY, "set a user and unit: {Service: {PrivateTmp: no}}"),
+}
+
+
+def hidden(cfg: Config) -> Iterator[Hidden]:
+    """Yield the paths that the unit's protection hides from the service."""
     own = cfg.unit.get("Service", {})
     for key, path in (("directory", cfg.directory), ("venv", cfg.venv), ("env_file", cfg.env_file)):
-        if path and any(_below(path, home) for home in HOMES) and "ProtectHome" not in own:
-            yield (
-                f"{key}: {path} is hidden by ProtectHome=yes; move it (to /srv, say), "
-                "or set unit: {Service: {ProtectHome: read-only}}"
-            )
-        if path and any(_below(path, folder) for folder in TEMPORARY) and "PrivateTmp" not in own:
-            yield (
-                f"{key}: {path} is hidden by PrivateTmp=yes; move it (to /srv, say), "
-                "or set a user and unit: {Service: {PrivateTmp: no}}"
-            )
+        for directive, (folders, otherwise) in HIDING.items():
+            if path and any(_below(path, one) for one in folders) and directive not in own:
+                yield Hidden(key, path, directive, f"move it (to /srv, say), or {otherwise}")
+
+
+def notes(cfg: Config) -> Iterator[str]:
+    """Yield a sentence for each path that the unit's protection hides from the service."""
+    for one in hidden(cfg):
+        yield f"{one}; {one.mend}"
 
 
 def _identity(cfg: Config) -> Iterator[str]:

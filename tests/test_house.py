@@ -27,10 +27,12 @@ FLOORS: list[set[str]] = [
         "forwarded",
         "proxyprotocol",
         "metrics",
+        "entrypoints",
     },
     {"values", "envfile"},
     {"config"},
-    {"units"},
+    {"units", "draft"},
+    {"gunicornconf"},
     # 2: doors
     {
         "activation",
@@ -48,9 +50,10 @@ FLOORS: list[set[str]] = [
         "sources",
         "tls",
         "varlink",
+        "gunicornrun",
         "venvs",
     },
-    {"process", "control", "frameworks", "statusdoor"},
+    {"process", "control", "frameworks", "statusdoor", "project"},
     {"loader"},
     {"applog", "herald", "guarded", "obituary", "sockets"},
     # 3: the app's side
@@ -74,11 +77,11 @@ FLOORS: list[set[str]] = [
     {"doors", "heirlooms"},
     {"arbiter"},
     # 7: commands
-    {"deployment"},
+    {"deployment", "scaffold", "checks"},
     {"cli", "generator"},
     {"__main__"},
 ]
-THOUGHT = set[str]().union(*FLOORS[:5])
+THOUGHT = set[str]().union(*FLOORS[:6])
 GROUND = {"", "workers"}  # an __init__.py without code, for everybody
 
 # The doors to libraries that are not Python's own, and the interfaces that no thought touches.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,17 +56,23 @@ def need_machines() -> None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
-@pytest.fixture(scope="module", params=SUITES)
-def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted machine without prefork-sd."""
+@contextmanager
+def booted(tree: str) -> Iterator[Machine]:
+    """A machine of one of the trees."""
     need_machines()
-    suite: str = request.param
-    machine = Machine(Path(packaging("trees", suite)), suite)
+    machine = Machine(Path(packaging("trees", tree)), tree.rpartition("-")[2])
     try:
         machine.boot()
         yield machine
     finally:
         machine.stop()
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine without prefork-sd."""
+    with booted(request.param) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,14 @@
 """Load for one server, run inside the machine: many clients, and a record of each request.
 
-Reads its orders as JSON from the first argument: `host` and `port`, or `unix`; `path`, `clients`,
-`keepalive`, `count` (0: until standard input ends) and `pause` (seconds between a client's
-requests). Says "running" on standard error once each client could have had an answer, and prints
-the records as JSON at the end.
+Reads its orders as JSON from the first argument: `host` and `port`, or `unix`; `name` for the Host
+header; `tls`, without a look at the certificate; `path`, `clients`, `keepalive`, `count` (0: until
+standard input ends) and `pause` (seconds between a client's requests). Says "running" on standard
+error once each client could have had an answer, and prints the records as JSON at the end.
 """
 
 import asyncio
 import json
+import ssl
 import sys
 import time
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ class Orders:
     host: str = "127.0.0.1"
     port: int = 0
     unix: str = ""
+    name: str = "load"
+    tls: bool = False
     path: str = "/"
     clients: int = 8
     keepalive: bool = False
@@ -46,6 +49,12 @@ async def connect(orders: Orders) -> Connection:
     try:
         if orders.unix:
             return await asyncio.open_unix_connection(orders.unix)
+        if orders.tls:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            return await asyncio.open_connection(
+                orders.host, orders.port, ssl=context, server_hostname=orders.name
+            )
         return await asyncio.open_connection(orders.host, orders.port)
     except OSError as error:
         raise RequestError("refused") from error
@@ -55,7 +64,7 @@ async def exchange(orders: Orders, connection: Connection, reused: bool) -> tupl
     """One request; the body of its answer, and whether the connection may serve another."""
     reader, writer = connection
     mode = "keep-alive" if orders.keepalive else "close"
-    request = f"GET {orders.path} HTTP/1.1\r\nHost: load\r\nConnection: {mode}\r\n\r\n"
+    request = f"GET {orders.path} HTTP/1.1\r\nHost: {orders.name}\r\nConnection: {mode}\r\n\r\n"
     try:
         writer.write(request.encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

@@ -79,9 +79,9 @@ def test_check_finds_that_all_is_fine(site: Path) -> None:
     assert done.returncode == 0
     assert "is hidden by PrivateTmp=yes" in done.stderr  # as a service it could not be here
     assert [path.name for path in (site / "code").iterdir()] == ["shop.py"]
-    assert done.stdout == (
-        f"{site}/shop.yaml: fine. shop:app can be served by 2 workers (SyncWorker).\n"
-    )
+    fine = f"{site}/shop.yaml: fine. shop:app can be served by 2 workers (SyncWorker)."
+    count = done.stderr.count("warning: ")
+    assert done.stdout == f"{fine} {count} warning{'s' * (count > 1)} above.\n"
 
 
 def test_check_by_path(site: Path) -> None:
@@ -157,6 +157,14 @@ def test_a_command_that_nobody_knows_is_a_usage_error(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["fly"])
     assert caught.value.code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("start", "systemctl start shop"), ("logs", "journalctl -u shop")]
+)
+def test_what_systemd_s_tools_do_is_theirs(capsys: Captured, word: str, said: str) -> None:
+    assert main([word, "shop"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == f"prefork-sd: say: {said}\n"
 
 
 def test_serve_takes_settings_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,11 @@ def test_it_offers_the_declared_services(shell: Shell, command: str) -> None:
     assert shell.complete("prefork-sd", command, "shop", "") == []
 
 
+def test_it_offers_python_files_to_import(shell: Shell) -> None:
+    (shell.folder / "gunicorn.conf.py").touch()
+    assert shell.complete("prefork-sd", "import", "gun") == ["gunicorn.conf.py"]
+
+
 def test_it_offers_a_yaml_file_of_this_folder(shell: Shell) -> None:
     (shell.folder / "mine.yaml").touch()
     assert shell.complete("prefork-sd", "run", "mi") == ["mine.yaml"]

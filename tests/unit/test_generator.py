@@ -218,3 +218,9 @@ def test_it_stays_light_and_fast(generate: Generate, etc: Path) -> None:
     heavy = {"logging", "asyncio", "socket", "subprocess", "threading", "multiprocessing"}
     assert heavy.isdisjoint(done.stdout.split())
     assert best < 1.0  # about 0.1 on an idle machine; a bound that a busy one keeps
+
+
+def test_a_file_that_ends_in_yml_is_told(generate: Generate, etc: Path, late: Path) -> None:
+    (etc / "shop.yml").write_text(GOOD)
+    assert f"{etc}/shop.yml is no service" in generate().stderr
+    assert not late.exists()

@@ -72,9 +72,9 @@ def test_the_guide_to_the_settings_is_up_to_date() -> None:
 def test_the_groups_and_notes_are_of_settings_that_exist(settings_page: str) -> None:
     known = {setting.name for setting in describe()}
     script = (TOP / "packaging" / "manpage").read_text(encoding="utf-8")
-    tables = re.findall(r"^(?:GROUPS|MORE) = \{\n(.*?)^\}", script, re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"^(?:GROUPS|MORE|WRONG) = \{\n(.*?)^\}", script, re.MULTILINE | re.DOTALL)
     names = set(re.findall(r'^    "(\w+)": ', "".join(tables), re.MULTILINE))
-    assert len(tables) == 2
+    assert len(tables) == 3
     assert names
     assert names <= known
 
@@ -146,7 +146,7 @@ def test_the_architecture_names_every_module() -> None:
     guide = (DOCS / "architecture.md").read_text(encoding="utf-8")
     house = TOP / "prefork_sd"
     modules = [path.relative_to(house) for path in house.rglob("*.py")]
-    folders = ("http1", "wsgi")  # each of them is one room
+    folders = ("http1", "wsgi", "checks")  # each of them is one room
     rooms = {f"{one.parts[0]}/" if one.parts[0] in folders else str(one) for one in modules}
     rooms -= {"__init__.py", "workers/__init__.py"}
     named = re.findall(r"`([\w/*]+(?:\.py|/))`", guide)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prefork_sd import envfile
 from prefork_sd.errors import ConfigError
 from prefork_sd.settings import BadValueError
-from prefork_sd.sources import find, folders, masked, read, services, templates
+from prefork_sd.sources import find, folders, masked, misnamed, read, services, templates
 
 
 @pytest.fixture
@@ -180,3 +180,16 @@ def test_parsing_an_environment_file_ends(text: str) -> None:
     except BadValueError:
         return
     assert all("\0" not in value for value in values.values())
+
+
+def test_a_file_that_ends_in_yml_is_pointed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFORK_SD_CONFIG_PATH", str(tmp_path))
+    (tmp_path / "shop.yml").write_text("app: a:b\n")
+    (tmp_path / "blog.yaml").write_text("app: a:b\n")
+    assert list(misnamed()) == [tmp_path / "shop.yml"]
+    with pytest.raises(ConfigError, match=r"there is .*/shop\.yml, which has to end in \.yaml"):
+        find("shop")
+    with pytest.raises(ConfigError, match='did you mean "blog"'):
+        find("blogg")
