@@ -333,6 +333,9 @@ class Response:
         iterator = self._iterator
         if iterator is None:
             return
+        if self.broken:
+            self._finish()
+            return
         until = time.monotonic() + ROUND
         try:
             while self.pending < self._room:
@@ -383,6 +386,12 @@ class Response:
             self._finish()
         else:
             self._context.run(self._finish)
+
+    def abandon(self) -> None:
+        """Nobody will read the rest: all that is left to be made is its end, by `produce`."""
+        self.broken = True
+        self.out.clear()
+        self.pending = 0
 
     def _finish(self) -> None:
         self.done = True
