@@ -20,8 +20,7 @@ REMEMBERED = 1024  # peers whose verdict is kept
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
-_PAIR = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^;\s"]*)\s*(?:;|$)')
+_PAIR = re.compile(r'([A-Za-z]++)=("(?:[^"\\]++|\\.)*+"|[^\s"]*+)')
 
 
 class Trust:
@@ -103,7 +102,9 @@ class Forwarded:
         return place
 
     def _rfc7239(self, environ: MutableMapping[str, Any], value: str) -> None:
-        elements = [dict(_pairs(element)) for element in _ELEMENT.findall(value)]
+        # "," and ";" in quotes mean nothing here: a quote that a stranger left open, and his proxy
+        # handed on, must not hide what the proxy says
+        elements = [dict(_pairs(element)) for element in value.split(",")]
         place = self._client(environ, [element.get("for", "") for element in elements])
         if place < len(elements):
             _scheme(environ, elements[place].get("proto", ""))
@@ -126,7 +127,10 @@ def address_of(node: str) -> tuple[str, str] | None:
 
 
 def _pairs(element: str) -> Iterator[tuple[str, str]]:
-    for name, value in _PAIR.findall(element):
+    for part in element.split(";"):
+        if not (pair := _PAIR.fullmatch(part.strip())):
+            continue
+        name, value = pair.groups()
         text = re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
         yield name.lower(), text
 

@@ -248,7 +248,10 @@ class LoopWorker(AcceptingWorker):
         if connection.request is not None:
             self.complete(connection)
         self.forget(connection)
-        connection.close()
+        if connection.response is not None:  # not all of it has left: it is not to look whole
+            connection.abort()
+        else:
+            connection.close()
 
     def forget(self, connection: Connection) -> None:
         """Have nothing to do with it any more; there is room for another one."""

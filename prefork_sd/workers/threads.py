@@ -17,29 +17,37 @@ Job = tuple[Connection, Request | None]
 
 
 class ThreadsWorker(LoopWorker):
-    """For apps that wait: `threads` requests at a time, first come, first served."""
+    """For apps that wait: `threads` requests at a time, first come, first served.
+
+    A response is made by one thread from its beginning to its end, as what the app uses may not be
+    handed to another (connections to databases, thread-locals).
+    """
 
     multithread = True
 
     def prepare(self) -> None:
-        self.jobs: SimpleQueue[tuple[Connection, Request | None, int] | None] = SimpleQueue()
-        self.waiting: deque[Job] = deque()
+        lanes = range(self.cfg.threads)
+        self.jobs: list[SimpleQueue[Job | None]] = [SimpleQueue() for _ in lanes]  # of each thread
+        self.waiting: deque[Job] = deque()  # new requests, for any thread
+        self.going_on: list[deque[Job]] = [deque() for _ in lanes]  # what each has begun
+        self.resumed = [False for _ in lanes]  # whether it goes on with something it had begun
+        self.homes: dict[Connection, int] = {}  # the thread of each response that is not all made
         self.done: deque[tuple[Connection, int]] = deque()
-        self.lanes = list(range(self.cfg.threads - 1, -1, -1))
+        self.lanes = [*reversed(lanes)]  # the threads that have nothing to do
         self.begun: dict[int, float] = {}  # lane: since when it runs the app
         self.hung = False
         self.full = False  # new clients are left to the others for a moment
         # requests that may wait for a thread before this worker leaves new clients to others
         self.patient = inf if self.cfg.workers == 1 else self.cfg.threads
         super().prepare()
-        for number in range(self.cfg.threads):
-            name = f"prefork-sd-{number + 1}"
-            threading.Thread(target=self.work, name=name, daemon=True).start()
+        for lane in lanes:
+            name = f"prefork-sd-{lane + 1}"
+            threading.Thread(target=self.work, args=[lane], name=name, daemon=True).start()
 
-    def work(self) -> None:
+    def work(self, lane: int) -> None:
         """A thread's life."""
-        while job := self.jobs.get():
-            connection, request, lane = job
+        while job := self.jobs[lane].get():
+            connection, request = job
             if request is not None:
                 request.started = time.monotonic()
                 self.call_app(connection, request, lane)
@@ -56,17 +64,46 @@ class ThreadsWorker(LoopWorker):
         connection.phase = RUNNING
         self.submit(connection, None)
 
+    def drop(self, connection: Connection) -> None:
+        """As ever, but what is not all made yet is closed by the thread that has begun it."""
+        response = connection.response
+        if connection not in self.homes or response is None:
+            super().drop(connection)
+            return
+        response.abandon()
+        self.unwatch(connection)
+        self.produce(connection)
+
     def submit(self, connection: Connection, request: Request | None) -> None:
-        if self.lanes:
-            lane = self.lanes.pop()
-            self.begun[lane] = time.monotonic()
-            self.jobs.put((connection, request, lane))
+        lane = self.homes.get(connection)
+        if lane is not None:
+            if lane in self.lanes:
+                self.lanes.remove(lane)
+                self.begin(lane, (connection, request))
+            else:
+                self.going_on[lane].append((connection, request))
+        elif self.lanes:
+            self.begin(self.lanes.pop(), (connection, request))
         else:
             self.waiting.append((connection, request))
             if len(self.waiting) >= self.patient and self.accepting:
                 self.full = True  # others may have a thread to spare; if not, it is our turn again
                 self.stop_accepting()
                 self.accept_again = time.monotonic() + GRACE
+
+    def begin(self, lane: int, job: Job) -> None:
+        self.begun[lane] = time.monotonic()
+        self.resumed[lane] = job[1] is None
+        self.jobs[lane].put(job)
+
+    def next_job(self, lane: int) -> None:
+        """Give a thread something else to do: in turns what it has begun, and what is new."""
+        own, new = self.going_on[lane], self.waiting
+        if jobs := (new or own) if self.resumed[lane] else (own or new):
+            self.begin(lane, jobs.popleft())
+        else:
+            del self.begun[lane]
+            self.lanes.append(lane)
 
     def start_accepting(self) -> None:
         self.full = False
@@ -80,15 +117,21 @@ class ThreadsWorker(LoopWorker):
         super().on_wake()
         while self.done:
             connection, lane = self.done.popleft()
-            self.lanes.append(lane)
-            del self.begun[lane]
-            if self.waiting:
-                self.submit(*self.waiting.popleft())
+            self.settle(connection, lane)
+            self.next_job(lane)
             if self.full and self.alive and len(self.waiting) < self.patient:
                 self.start_accepting()
             self.advance(connection)
             if connection.phase is HEAD:
                 self.serve(connection)
+
+    def settle(self, connection: Connection, lane: int) -> None:
+        """Remember who has to go on with it, if there is more to come."""
+        response = connection.response
+        if response is not None and not response.done:
+            self.homes[connection] = lane
+        else:
+            self.homes.pop(connection, None)
 
     def turn(self) -> bool:
         self.look_for_hung()
@@ -102,8 +145,8 @@ class ThreadsWorker(LoopWorker):
     def only_hung_left(self) -> bool:
         """Whether nobody waits for an answer but those whose request hangs."""
         now = time.monotonic()
-        hung = [since for since in self.begun.values() if since + self.allowance <= now]
-        return len(self.connections) <= len(hung)
+        hung = [lane for lane, since in self.begun.items() if since + self.allowance <= now]
+        return len(self.connections) <= len(hung) + sum(len(self.going_on[lane]) for lane in hung)
 
     def look_for_hung(self) -> None:
         """A request past its deadline: leave evidence and drain, so that its siblings finish."""

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context, copy_context
 from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
@@ -43,12 +44,16 @@ class Response:
     `begin` calls the app and `produce` takes what it yields, both in the app's slot; `out` is what
     waits for the client. Neither raises what the app raised: it is kept in `failure`, and the
     connection must be closed when `broken` is set.
+
+    While one response waits for its client, others are made by the same thread; so each has its own
+    context (contextvars), or an app that keeps its request there would take one for another.
     """
 
     __slots__ = (
         "_chunked",
         "_client",
         "_close",
+        "_context",
         "_fresh",
         "_holding",
         "_iterator",
@@ -98,6 +103,7 @@ class Response:
         self._left: int | None = None
         self._iterator: Iterator[bytes] | None = None
         self._close: Callable[[], None] | None = None
+        self._context: Context | None = None
 
     # ---- what the app calls
 
@@ -135,6 +141,10 @@ class Response:
 
     def begin(self, app: Application, environ: Environ) -> None:
         """Call the app, and take what it yields while there is room."""
+        self._context = copy_context()
+        self._context.run(self._call, app, environ)
+
+    def _call(self, app: Application, environ: Environ) -> None:
         try:
             iterable = app(environ, self.start_response)
             if type(iterable) is list or type(iterable) is tuple:
@@ -147,15 +157,22 @@ class Response:
         except BaseException as error:  # noqa: BLE001 (whatever an app raises is its 500)
             self.fail(error)
             return
-        self.produce()
+        self._produce()
 
     def produce(self) -> None:
         """Take what the app yields until there is no room, a round is over, or all is there.
 
         No block waits for the next one (PEP 3333, "Buffering and Streaming").
         """
+        if self._context is not None:
+            self._context.run(self._produce)
+
+    def _produce(self) -> None:
         iterator = self._iterator
         if iterator is None:
+            return
+        if self.broken:
+            self._finish()
             return
         until = time.monotonic() + ROUND
         try:
@@ -173,7 +190,7 @@ class Response:
                     continue
                 if not self._client.flush():
                     self.broken = True
-                    self.finish()
+                    self._finish()
                     return
                 if time.monotonic() > until:
                     return
@@ -184,7 +201,7 @@ class Response:
         """The app failed: a 500 if nothing has left yet, a broken connection otherwise."""
         if isinstance(error, ClientLeftError):
             self.broken = True
-            self.finish()
+            self._finish()
             return
         self.failure = error
         if self.started:
@@ -195,7 +212,7 @@ class Response:
             body = b"Internal Server Error\n"
             self._send_head(len(body))
             self._body(body)
-        self.finish()
+        self._finish()
 
     def _forget(self) -> None:
         """Take back what has been produced, as nothing of it has left yet."""
@@ -205,6 +222,19 @@ class Response:
 
     def finish(self) -> None:
         """Close the iterable: exactly once, whatever happened (PEP 3333)."""
+        context, self._context = self._context, None  # it knows the request, which knows us
+        if self._close is None or context is None:
+            self._finish()
+        else:
+            context.run(self._finish)
+
+    def abandon(self) -> None:
+        """Nobody will read the rest: all that is left to be made is its end, by `produce`."""
+        self.broken = True
+        self.out.clear()
+        self.pending = 0
+
+    def _finish(self) -> None:
         self.done = True
         self._iterator = None
         close, self._close = self._close, None
@@ -353,7 +383,7 @@ class Response:
             self.failure = self.failure or ValueError(
                 f"the app sent {self._left} bytes fewer than its Content-Length says"
             )
-        self.finish()
+        self._finish()
 
 
 class TaggedResponse(Response):

@@ -1,6 +1,8 @@
 """Requests with bodies, one after another on a connection, and how connections end."""
 
+import gc
 import io
+import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack
 from signal import SIGTERM
@@ -214,3 +216,24 @@ def test_a_client_that_resets_costs_nobody(serve: Serve, stack: ExitStack) -> No
         client.close()
     assert served.get().status == 200
     assert served.stop(SIGTERM).status == 0
+
+
+class Thing:
+    """Something that an app keeps with a request."""
+
+
+def test_a_request_that_is_over_is_no_garbage(serve: Serve) -> None:
+    """It is gone at once: memory does not wait for the collector."""
+    seen: list[weakref.ref[Thing]] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        gc.disable()
+        alive = sum(one() is not None for one in seen)
+        environ["thing"] = Thing()
+        seen.append(weakref.ref(environ["thing"]))
+        start_response("200 OK", TEXT)
+        return iter([str(alive).encode()]) if environ["PATH_INFO"] == "/iter" else [b"%d" % alive]
+
+    client = serve(app).connect()
+    for path in ("/", "/iter", "/", "/iter", "/"):
+        assert client.get(path).text == "0"

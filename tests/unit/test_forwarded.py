@@ -1,5 +1,6 @@
 """A trusted proxy is believed, a stranger is not, and nonsense changes nothing."""
 
+import time
 from typing import Any
 
 import pytest
@@ -93,6 +94,21 @@ def test_rfc_7239() -> None:
     assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("2001:db8::7", "4711")
     assert environ["wsgi.url_scheme"] == "https"
     assert environ["HTTP_HOST"] == "shop.example"
+
+
+@pytest.mark.parametrize("junk", ['for="', 'for="\\"', '"', '"""', "a b=c;;", '=;"=', "\\"])
+def test_what_a_stranger_wrote_does_not_hide_what_the_proxy_says(junk: str) -> None:
+    environ = told("127.0.0.1", HTTP_FORWARDED=f'{junk}, for="192.0.2.7:80";proto=https')
+    assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("192.0.2.7", "80")
+    assert environ["wsgi.url_scheme"] == "https"
+
+
+@pytest.mark.parametrize("piece", [" ", "a", '"', '\\"', 'a="', "for=1;", ",", ";", "a=", '""'])
+def test_no_value_takes_long_to_read(piece: str) -> None:
+    for value in (piece * 16384, f'"{piece * 16384}', f"for={piece * 16384}"):
+        begun = time.process_time()
+        told("127.0.0.1", HTTP_FORWARDED=value, HTTP_X_FORWARDED_FOR=value)
+        assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""While one response waits for its client, others are made: an app must not take one for another.
+
+Frameworks keep the request in hand in context variables, libraries keep connections to databases in
+thread-locals, or check that they are used by the thread that made them.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from flask import Flask, Response, request, stream_with_context
+
+from tests.http.apps import TEXT, hello
+from tests.http.conftest import Serve
+from tests.http.serving import App, Client, Environ, StartResponse, Wire
+
+PIECE, PIECES = 65536, 160  # 10 MiB: more than all the buffers on the way
+Name = Callable[[], str]
+
+
+def plain() -> App:
+    """Each piece is the name of the request that a context variable knows, as frameworks do it."""
+    current: ContextVar[Environ] = ContextVar("current")
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        token = current.set(environ)
+        start_response("200 OK", TEXT)
+        for _ in range(PIECES):
+            yield current.get()["QUERY_STRING"].encode() * PIECE
+        current.reset(token)  # raises ValueError in another context
+
+    return app
+
+
+def flask() -> App:
+    app = Flask("interleaved")
+
+    def stream() -> Any:
+        pieces = (request.query_string.decode() * PIECE for _ in range(PIECES))
+        return Response(stream_with_context(pieces), mimetype="text/plain")
+
+    app.add_url_rule("/", view_func=stream)
+    wsgi: App = app.wsgi_app
+    return wsgi
+
+
+@pytest.mark.parametrize("make", [plain, flask])
+def test_streams_to_slow_clients_know_their_own_request(
+    serve: Serve, make: Callable[[], App]
+) -> None:
+    served = serve(make())
+    clients = {name: served.connect(buffer=4096) for name in "abc"}
+    for name, client in clients.items():
+        client.request("GET", f"/?{name}")
+    for client in clients.values():
+        client.head()  # each has begun
+    for name, body in zip(clients, in_turns(list(clients.values())), strict=True):
+        assert body == name.encode() * PIECE * PIECES
+
+
+def in_turns(clients: list[Client]) -> list[bytes]:
+    """The chunked bodies of all, a chunk of each at a time."""
+    bodies = [bytearray() for _ in clients]
+    for _ in range(PIECES + 1):
+        for client, body in zip(clients, bodies, strict=True):
+            body += client.chunk()
+    return [bytes(body) for body in bodies]
+
+
+class Homebound:
+    """Pieces that can only be had by the thread that called the app."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire, self._home, self._left = wire, threading.get_ident(), PIECES
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        assert threading.get_ident() == self._home
+        if not self._left:
+            raise StopIteration
+        self._left -= 1
+        return b"x" * PIECE
+
+    def close(self) -> None:
+        self._wire.say("closed at home" if threading.get_ident() == self._home else "elsewhere")
+
+
+def homebound(wire: Wire) -> App:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/other":
+            return hello(environ, start_response)
+        start_response("200 OK", TEXT)
+        return Homebound(wire)
+
+    return app
+
+
+def test_a_response_is_made_by_one_thread(serve_threads: Serve, wire: Wire) -> None:
+    served = serve_threads(homebound(wire), threads=3)
+    slow = [served.connect(buffer=4096) for _ in range(5)]
+    others = [served.connect() for _ in range(3)]
+    for client in slow:
+        client.request("GET", "/")
+    for client in slow:
+        client.head()
+    for client in others:
+        assert client.get("/other").text == "/other"
+    assert [len(body) for body in in_turns(slow)] == [PIECE * PIECES] * 5
+    assert {wire.hear() for _ in slow} == {"closed at home"}
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["client leaves", "client does not read"])
+def test_what_is_given_up_is_closed_by_its_thread(serve: Serve, wire: Wire, leaves: bool) -> None:
+    served = serve(homebound(wire), threads=3, send_timeout=1)
+    slow = [served.connect(buffer=4096) for _ in range(5)]
+    for client in slow:
+        client.request("GET", "/")
+        client.head()
+    if leaves:
+        for client in slow:
+            client.close()
+    assert {wire.hear() for _ in slow} == {"closed at home"}
+    if not leaves:
+        with pytest.raises(ConnectionResetError):
+            slow[0].rest()
+    assert served.get("/other").text == "/other"
