@@ -317,7 +317,7 @@ class Response:
                 return
             self._iterator = iter(iterable)
         except BaseException as error:  # noqa: BLE001 (whatever an app raises is its 500)
-            self._fail(error)
+            self.fail(error)
             return
         self._produce()
 
@@ -355,9 +355,9 @@ class Response:
                 if time.monotonic() > until:
                     return
         except BaseException as error:  # noqa: BLE001
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """The app failed: a 500 if nothing has left yet, a broken connection otherwise."""
         if isinstance(error, ClientLeftError):
             self.broken = True
