@@ -80,6 +80,22 @@ def test_a_client_that_reads_nothing_is_left(serve: Serve, wire: Wire) -> None:
     assert wire.hear() == "closed"
 
 
+def test_a_response_that_is_given_up_does_not_look_whole(serve: Serve) -> None:
+    """To HTTP/1.0 nothing but the end of the connection says where it ends."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        for _ in range(64):
+            yield bytes(MIB)
+
+    client = serve(app, send_timeout=1).connect(buffer=4096)
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert client.head()["Transfer-Encoding"] is None
+    hourglass(serve, 3)
+    with pytest.raises(ConnectionResetError):
+        client.rest()
+
+
 @pytest.mark.parametrize("send_timeout", [1, 0])
 def test_an_app_that_writes_to_a_slow_client_waits(serve: Serve, send_timeout: float) -> None:
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

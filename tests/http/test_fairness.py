@@ -3,6 +3,7 @@
 import select
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -95,3 +96,21 @@ def test_a_worker_that_is_always_full_takes_new_clients_all_the_same(
         raise AssertionError("the new client had to wait until the others were done")
     gate.open(9)
     assert new.reply().text == "/new"
+
+
+def test_streams_without_an_end_leave_a_turn_to_new_clients(
+    serve_threads: Serve, wire: Wire
+) -> None:
+    """A thread goes on with what it has begun, but not only with that."""
+    served = serve_threads(endless(wire), threads=2)
+    streams = [served.connect() for _ in range(5)]
+    with ExitStack() as reading:
+        for stream in streams:
+            stream.request("GET", "/endless")
+            stream.head()
+            reading.enter_context(served.reading(stream))
+        for _ in range(3):
+            assert served.get("/other").text == "/other"
+    for stream in streams:
+        stream.close()
+    assert {wire.hear() for _ in streams} == {"closed"}
