@@ -270,7 +270,7 @@ class Config:
     response_buffer: int = setting(
         "1M",
         BYTES,
-        help="response kept for a client that reads slowly",
+        help="response kept in memory for a client that reads slowly",
         at_least=0,
         at_most=1 << 30,
     )

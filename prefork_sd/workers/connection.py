@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
 from math import inf
-from tempfile import TemporaryFile
 from typing import IO
 
 from prefork_sd import http1, proxyprotocol
 from prefork_sd.config import Config
-from prefork_sd.wsgi import Environ, FileSlice, Piece, Response
+from prefork_sd.wsgi import Environ, FileSlice, Piece, Response, unlinked
 
 RECEIVE = 65536  # bytes taken by one recv(2)
 SLICE, SLICES = 1 << 20, 8  # bytes sent by one sendfile(2); how many before others' turn
@@ -74,7 +73,7 @@ class Body:
         """Take more of it. Raises OSError when the disk is full."""
         self.size += len(data)
         if self.size > self._bound and not self._spooled:
-            memory, self.file = self.file, TemporaryFile()  # noqa: SIM115 (closed with its request)
+            memory, self.file = self.file, unlinked()
             self.file.write(memory.getbuffer())  # type: ignore[attr-defined]
             self._spooled = True
         self.file.write(data)

@@ -31,6 +31,8 @@ from prefork_sd.workers.wear import Wear
 LINGER = 1.0  # seconds that an idle client may still send something after a drain has begun
 LAST_WORDS = 2.0  # seconds for a refused client to read why
 SHARE = 0.005  # seconds for what one client has sent at once before others have their turn
+ROUND = 10.0  # seconds that a response without an end is made before others have the app
+DISK = 1 << 30  # bytes of a response that wait in a file
 FRESH = 0.05  # seconds for which a heartbeat is not renewed
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
@@ -59,7 +61,6 @@ class LoopWorker(AcceptingWorker):
         self.wear = Wear(cfg, time.monotonic())
         self.wears = not self.wear.none
         self.keepalive = cfg.keepalive
-        self.room = max(1, cfg.response_buffer)
         self.called = 0
         self.id_prefix = f"{secrets.token_hex(5)}-"
         self.id_header = cfg.request_id_header.encode()
@@ -67,6 +68,8 @@ class LoopWorker(AcceptingWorker):
         self.access = AccessLog(cfg, self.log, self.fields)
         self.allowance = self.timeout or inf  # seconds that the app may be silent
         self.beat = min(IDLE_BEAT, self.allowance)
+        seconds = min(ROUND, self.allowance / 2)
+        self.bounds = wsgi.Bounds(max(1, cfg.response_buffer), DISK, seconds)
         self.now = 0.0  # monotonic seconds, when the loop or the app has just waited
         self.renewal = 0.0  # when (monotonic seconds) the heartbeat is due again
         self.prepare_to_accept(trust)
@@ -277,7 +280,7 @@ class LoopWorker(AcceptingWorker):
         now = request.started
         keep_alive = head.keep_alive and self.alive and self.keepalive > 0
         response = connection.response = self.respond(
-            head, connection, keep_alive, self.room, now + self.patience, self.holding
+            head, connection, keep_alive, self.bounds, now + self.patience, self.holding
         )
         connection.request = request
         self.called += 1

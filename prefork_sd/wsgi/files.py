@@ -1,11 +1,14 @@
-"""Files that an app hands over: wsgi.file_wrapper, and what is left to send of one."""
+"""Files: those that an app hands over (wsgi.file_wrapper), and those that keep what has to wait."""
 
 import io
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
+
+ON_DISK = "/var/tmp"  # where /tmp may be memory: file-hierarchy(7)
 
 
 class FileWrapper:
@@ -51,3 +54,46 @@ class FileSlice:
 
 
 Piece = bytes | memoryview | FileSlice
+
+
+def unlinked() -> IO[bytes]:
+    """A file without a name, which is gone when it is closed. Raises OSError.
+
+    Not in /tmp, unless $TMPDIR says so: what does not fit into memory has no place there.
+    """
+    usable = "TMPDIR" not in os.environ and os.access(ON_DISK, os.W_OK)
+    return tempfile.TemporaryFile(dir=ON_DISK if usable else None)
+
+
+class Spool:
+    """What a client has not taken yet of a response, in an unlinked file."""
+
+    def __init__(self) -> None:
+        self._file = unlinked()
+        self._end = 0
+        self._slices: list[FileSlice] = []  # what of it is still to be sent
+
+    @property
+    def left(self) -> int:
+        """Bytes that the client has not taken."""
+        return sum(part.left for part in self._slices)
+
+    def add(self, data: bytes, out: list[Piece]) -> None:
+        """Keep it, as the last of what is on its way. Raises OSError; then nothing is kept."""
+        fd = self._file.fileno()
+        self._slices = [part for part in self._slices if part.left]
+        if not self._slices:
+            self._end = 0
+            os.ftruncate(fd, 0)
+        end, rest = self._end, memoryview(data)
+        while rest:
+            written = os.pwrite(fd, rest, end)
+            end, rest = end + written, rest[written:]
+        if not self._slices or out[-1] is not self._slices[-1]:
+            self._slices.append(FileSlice(fd, self._end, 0))
+            out.append(self._slices[-1])
+        self._slices[-1].left += end - self._end
+        self._end = end
+
+    def close(self) -> None:
+        self._file.close()

@@ -4,13 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
 from prefork_sd import http1
 from prefork_sd.wsgi.environ import Environ
-from prefork_sd.wsgi.files import FileSlice, FileWrapper, Piece
+from prefork_sd.wsgi.files import FileSlice, FileWrapper, Piece, Spool
 from prefork_sd.wsgi.shapes import CHUNKED, CLOSE, KEEP_ALIVE, Headers, Shape, shape_of
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -18,7 +18,19 @@ Application = Callable[..., Iterable[bytes]]
 
 JOINED = 65536  # bytes of a body that are copied, so that they leave together with the head
 SMALL = 8192  # bytes that are joined rather than sent as pieces
-ROUND = 0.05  # seconds that an app may yield before others have their turn
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of a response may wait for its client, and how long it may be made in one go.
+
+    Beyond `room` bytes what waits goes to a file, up to `disk` bytes. Only what is beyond that, or
+    takes more than `seconds`, is made later on, while others have the app.
+    """
+
+    room: int
+    disk: int
+    seconds: float = math.inf
 
 
 class ClientLeftError(ConnectionAbortedError):
@@ -45,11 +57,14 @@ class Response:
     waits for the client. Neither raises what the app raised: it is kept in `failure`, and the
     connection must be closed when `broken` is set.
 
-    While one response waits for its client, others are made by the same thread; so each has its own
-    context (contextvars), or an app that keeps its request there would take one for another.
+    A response is made in one go where that can be, however slow its client is: what an app has of a
+    thread (a connection to a database, a transaction) is not for two requests in turns. What is
+    beyond the bounds is made in turns all the same; so each response has its own context
+    (contextvars), or an app that keeps its request there would take one for another.
     """
 
     __slots__ = (
+        "_bounds",
         "_chunked",
         "_client",
         "_close",
@@ -60,8 +75,9 @@ class Response:
         "_left",
         "_mute",
         "_patience",
-        "_room",
         "_shape",
+        "_spool",
+        "_stuck",
         "broken",
         "done",
         "failure",
@@ -79,7 +95,7 @@ class Response:
         head: http1.Head,
         client: Client,
         keep_alive: bool,
-        room: int,
+        bounds: Bounds,
         patience: float = math.inf,
         holding: bool = False,
     ) -> None:
@@ -87,7 +103,7 @@ class Response:
         self._holding = holding  # what is complete may wait a moment for others
         self._patience = patience  # when (monotonic) an app is too slow to keep a client with it
         self._client = client
-        self._room = room  # bytes that may wait for the client before the app has to wait
+        self._bounds = bounds
         self.keep_alive = keep_alive
         self.out: list[Piece] = []
         self._fresh = True  # no head is queued yet
@@ -95,8 +111,9 @@ class Response:
         self.pending = self.sent = 0
         # started: whether any byte has left for the client, which the connection says
         self.done = self.broken = self.started = False
-        # chunked: in chunks; mute: the head is all there is to send
-        self._chunked = self._mute = False
+        # chunked: in chunks; mute: the head is all there is to send; stuck: the disk is full
+        self._chunked = self._mute = self._stuck = False
+        self._spool: Spool | None = None
         self.failure: BaseException | None = None
         self.status = 500  # until the app says another one
         self._shape: Shape | None = None
@@ -128,7 +145,8 @@ class Response:
     def write(self, data: bytes) -> None:
         """The imperative way of PEP 3333: waits while too many bytes are on their way."""
         self._take(data)
-        if not self._client.flush() or (self.pending >= self._room and not self._client.wait()):
+        full = self.pending >= self._bounds.room and not self._has_disk()
+        if not self._client.flush() or (full and not self._client.wait()):
             raise ClientLeftError("the client has left")
 
     def early_hints(self, headers: Headers) -> None:
@@ -160,7 +178,7 @@ class Response:
         self._produce()
 
     def produce(self) -> None:
-        """Take what the app yields until there is no room, a round is over, or all is there.
+        """Take what the app yields until the bounds are reached, or all is there.
 
         No block waits for the next one (PEP 3333, "Buffering and Streaming").
         """
@@ -174,9 +192,10 @@ class Response:
         if self.broken:
             self._finish()
             return
-        until = time.monotonic() + ROUND
+        until = time.monotonic() + self._bounds.seconds
+        self._stuck = False
         try:
-            while self.pending < self._room:
+            while self.pending < self._bounds.room or self._has_disk():
                 try:
                     data = next(iterator)
                 except StopIteration:
@@ -227,6 +246,8 @@ class Response:
             self._finish()
         else:
             context.run(self._finish)
+        if self._spool is not None:
+            self._spool.close()
 
     def abandon(self) -> None:
         """Nobody will read the rest: all that is left to be made is its end, by `produce`."""
@@ -366,11 +387,29 @@ class Response:
 
     def _put(self, data: bytes) -> None:
         out = self.out
+        if self.pending >= self._bounds.room and self._kept(data):
+            return
         self.pending += len(data)
         if out and len(data) < SMALL and type(last := out[-1]) is bytes and len(last) < SMALL:
             out[-1] = last + data  # one piece is cheaper to send than two
         else:
             out.append(data)
+
+    def _kept(self, data: bytes) -> bool:
+        """Put it aside for a slow client; False: it stays in memory."""
+        if not self._has_disk():
+            return False
+        try:
+            self._spool = self._spool or Spool()
+            self._spool.add(data, self.out)
+        except OSError:  # a full disk is no reason to fail: the app waits for the client
+            self._stuck = True
+            return False
+        return True
+
+    def _has_disk(self) -> bool:
+        waits = self._spool.left if self._spool else 0
+        return waits < self._bounds.disk and not self._stuck
 
     def _end(self) -> None:
         """Nothing more comes: complete the framing."""

@@ -8,7 +8,8 @@ from prefork_sd import http1
 
 Headers = list[tuple[str, str]]
 
-SHAPES = 1024  # response heads remembered, for the apps that repeat theirs
+# response heads remembered, for the apps that repeat theirs, and the bytes of the longest
+SHAPES, LONG = 1024, 4096
 SERVER = b"Server: prefork-sd\r\n"
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -68,9 +69,10 @@ def shape_of(status: str, headers: Headers) -> Shape:
         dated="date" in names,
         bodiless=code in (204, 304),
     )
-    if len(_shapes) >= SHAPES:
-        _shapes.clear()
-    _shapes[key] = shape
+    if len(shape.lines) <= LONG:
+        if len(_shapes) >= SHAPES:
+            _shapes.clear()
+        _shapes[key] = shape
     return shape
 
 

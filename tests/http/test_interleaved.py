@@ -1,5 +1,7 @@
 """While one response waits for its client, others are made: an app must not take one for another.
 
+Where there is room for what has to wait, a response is made in one go.
+
 Frameworks keep the request in hand in context variables, libraries keep connections to databases in
 thread-locals, or check that they are used by the thread that made them.
 """
@@ -12,9 +14,19 @@ from typing import Any
 import pytest
 from flask import Flask, Response, request, stream_with_context
 
+from prefork_sd.workers import loop
 from tests.http.apps import TEXT, hello
 from tests.http.conftest import Serve
 from tests.http.serving import App, Client, Environ, StartResponse, Wire
+
+
+@pytest.fixture
+def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits in a file, so that responses are made in turns."""
+    monkeypatch.setattr(loop, "DISK", 0)
+
+
+interleaved = pytest.mark.usefixtures("no_disk")
 
 PIECE, PIECES = 65536, 160  # 10 MiB: more than all the buffers on the way
 Name = Callable[[], str]
@@ -46,6 +58,7 @@ def flask() -> App:
     return wsgi
 
 
+@interleaved
 @pytest.mark.parametrize("make", [plain, flask])
 def test_streams_to_slow_clients_know_their_own_request(
     serve: Serve, make: Callable[[], App]
@@ -99,6 +112,7 @@ def homebound(wire: Wire) -> App:
     return app
 
 
+@interleaved
 def test_a_response_is_made_by_one_thread(serve_threads: Serve, wire: Wire) -> None:
     served = serve_threads(homebound(wire), threads=3)
     slow = [served.connect(buffer=4096) for _ in range(5)]
@@ -113,6 +127,7 @@ def test_a_response_is_made_by_one_thread(serve_threads: Serve, wire: Wire) -> N
     assert {wire.hear() for _ in slow} == {"closed at home"}
 
 
+@interleaved
 @pytest.mark.parametrize("leaves", [True, False], ids=["client leaves", "client does not read"])
 def test_what_is_given_up_is_closed_by_its_thread(serve: Serve, wire: Wire, leaves: bool) -> None:
     served = serve(homebound(wire), threads=3, send_timeout=1)
@@ -128,3 +143,30 @@ def test_what_is_given_up_is_closed_by_its_thread(serve: Serve, wire: Wire, leav
         with pytest.raises(ConnectionResetError):
             slow[0].rest()
     assert served.get("/other").text == "/other"
+
+
+def test_a_slow_client_does_not_mix_requests_of_a_thread(serve: Serve) -> None:
+    """As with a connection to a database, which frameworks close at the end of each request."""
+    local = threading.local()
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        connected = local.__dict__.setdefault("database", [True])
+        connected[0] = True
+        start_response("200 OK", TEXT)
+
+        def rows() -> Iterator[bytes]:
+            for _ in range(PIECES if environ["PATH_INFO"] == "/rows" else 1):
+                assert connected[0], "it was closed by another request"
+                yield b"x" * PIECE
+            connected[0] = False
+
+        return rows()
+
+    served = serve(app, threads=2)
+    slow = [served.connect(buffer=4096) for _ in range(4)]
+    for client in slow:
+        client.request("GET", "/rows")
+        client.head()
+    for _ in range(5):
+        assert len(served.get("/short").body) == PIECE
+    assert [len(body) for body in in_turns(slow)] == [PIECE * PIECES] * 4

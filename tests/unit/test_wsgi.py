@@ -1,6 +1,8 @@
 """Responses in the making, with a client on paper that takes as much as the test says."""
 
+import errno
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -9,14 +11,17 @@ import pytest
 
 from prefork_sd.http1 import Head, HeadReader, Limits
 from prefork_sd.wsgi import (
+    Bounds,
     FileSlice,
     FileWrapper,
+    Piece,
     Response,
     base_environ,
     make_environ,
     shape_of,
     shapes,
 )
+from prefork_sd.wsgi.files import Spool
 
 StartResponse = Callable[..., Callable[[bytes], None]]
 TEXT = [("Content-Type", "text/plain")]
@@ -68,7 +73,7 @@ class Client:
 def response_for(
     client: Client, head: Head | None = None, room: int = 100, *, keep_alive: bool = True
 ) -> Response:
-    client.response = Response(head or head_of(), client, keep_alive, room)
+    client.response = Response(head or head_of(), client, keep_alive, Bounds(room, 0))
     return client.response
 
 
@@ -136,6 +141,69 @@ def test_write_waits_only_when_there_is_no_room() -> None:
     assert response.failure is None
 
 
+class Taker(Client):
+    """Takes nothing until it is asked to wait; then everything, from files too."""
+
+    def _take(self) -> None:
+        for piece in self.response.out:
+            if isinstance(piece, FileSlice):
+                self.got += os.pread(piece.fd, piece.left, piece.offset)
+                piece.left = 0
+            else:
+                self.got += piece
+                self.response.pending -= len(piece)
+        self.response.out.clear()
+
+
+def test_what_a_slow_client_has_not_taken_waits_in_a_file() -> None:
+    blocks = [bytes([number]) * 60 for number in range(10)]
+    client = Taker(takes=False)
+    client.response = response = Response(head_of(), client, True, Bounds(100, 10_000))
+    response.begin(answers(iter(blocks), "200 OK", ("Content-Length", "600")), {})
+    assert response.done
+    assert response.pending < 300
+    client.wait()
+    response.finish()
+    assert client.got.endswith(b"".join(blocks))
+
+
+def test_the_file_is_used_again_when_all_of_it_was_taken() -> None:
+    spool, out = Spool(), list[Piece]()
+    spool.add(b"abc", out)
+    spool.add(b"def", out)
+    [first] = out
+    assert isinstance(first, FileSlice)
+    assert os.pread(first.fd, 6, first.offset) == b"abcdef"
+    first.offset, first.left = 6, 0
+    out.clear()
+    spool.add(b"ghi", out)
+    out.append(b"in memory")
+    spool.add(b"jkl", out)
+    assert os.fstat(first.fd).st_size == 6
+    pieces = [os.pread(one.fd, one.left, one.offset) for one in out if isinstance(one, FileSlice)]
+    assert pieces == [b"ghi", b"jkl"]
+    assert spool.left == 6
+    spool.close()
+
+
+def test_a_full_disk_makes_the_app_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: object, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    client = Taker(takes=False)
+    client.response = response = Response(head_of(), client, True, Bounds(100, 10_000))
+    response.begin(answers(iter([b"x" * 60] * 10), "200 OK", ("Content-Length", "600")), {})
+    assert not response.done
+    for _ in range(10):
+        client.wait()
+        response.produce()
+    assert response.done
+    assert response.failure is None
+    client.wait()
+    assert client.got.endswith(b"x" * 600)
+
+
 def test_a_client_that_has_left_is_no_failure_of_the_app() -> None:
     def app(environ: object, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", TEXT)(b"x")
@@ -150,10 +218,9 @@ def test_a_client_that_has_left_is_no_failure_of_the_app() -> None:
         assert response.status == 200
 
 
-def test_a_round_ends_though_there_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefork_sd.wsgi.response.ROUND", -1.0)
+def test_a_round_ends_though_there_is_more() -> None:
     client = Client()
-    response = response_for(client)
+    client.response = response = Response(head_of(), client, True, Bounds(10_000, 0, seconds=-1.0))
     response.begin(answers(iter([b"a", b"b"])), {})
     assert client.got.endswith(b"1\r\na\r\n")
     assert not response.done
@@ -220,7 +287,7 @@ def test_an_http_1_0_client_is_told_the_end_by_the_end() -> None:
 
 def test_an_app_that_was_too_slow_does_not_keep_its_client() -> None:
     client = Client()
-    client.response = Response(head_of(), client, True, 100, patience=0.0)
+    client.response = Response(head_of(), client, True, Bounds(10_000, 0), patience=0.0)
     client.response.begin(answers([b"x"]), {})
     client.wait()
     assert b"Connection: close" in client.got
