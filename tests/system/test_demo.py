@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkout import TOP, copy_checkout
 from tests.system.conftest import SUITES, need_machines, packaging
 from tests.system.machine import Machine
 
-TOP = Path(__file__).parents[2]
-NOT_SOURCE = (".git", ".hypothesis", "dist")
 SHOWN = (
     "Hello from prefork-sd, worker",
     "Active: active (running)",
@@ -35,16 +34,10 @@ def fresh_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         machine.stop()
 
 
-def bare(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leave out what no checkout has."""
-    name = member.name.removeprefix("prefork-sd/")
-    return None if name.endswith(("_cache", "__pycache__")) or name in NOT_SOURCE else member
-
-
 def test_a_fresh_machine_shows_it(fresh_machine: Machine, tmp_path: Path) -> None:
     archive = tmp_path / "checkout.tar"
     with tarfile.open(archive, "w") as tar:
-        tar.add(TOP, "prefork-sd", filter=bare)
+        tar.add(copy_checkout(tmp_path / "checkout"), "prefork-sd")
     assert fresh_machine.run("which python3 gcc curl", check=False).out == ""
     fresh_machine.copy(archive, "/root/checkout.tar")
     fresh_machine.run("tar -C /root -xf /root/checkout.tar")
