@@ -13,6 +13,7 @@ from prefork_sd.errors import ConfigError, Problem
 
 FIRST_FD = 3
 LISTENER_NAMES = ("http", "https", "status")
+CONTROL = "control"  # the listener of the control socket, from our former image
 # LISTEN_PIDFDID (systemd 259) says once more for whom the descriptors are.
 VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID")
 
@@ -21,7 +22,8 @@ VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID")
 class Inherited:
     """What we were started with. Only names count: the order changes at a daemon-reload.
 
-    `listeners` are (name, fd) of listening stream sockets, `memory` memfds and pipes by name.
+    `listeners` are (name, fd) of listening stream sockets, `memory` memfds, pipes and the control
+    socket by name.
     `warnings` has a sentence for each descriptor that nobody here knows; it is closed by then.
     """
 
@@ -68,11 +70,17 @@ def _sort_in(result: Inherited, name: str, fd: int) -> None:
                 "in the .socket unit use ListenStream= with Accept=no"
             )
         result.listeners.append((name, fd))
-    elif (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)) and name not in result.memory:
+    elif _is_memory(name, fd, mode) and name not in result.memory:
         result.memory[name] = fd
     else:
         result.warnings.append(_unknown(name, fd, mode, result))
         os.close(fd)
+
+
+def _is_memory(name: str, fd: int, mode: int) -> bool:
+    if stat.S_ISSOCK(mode):
+        return name == CONTROL and not _not_a_listener(fd, mode)
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
 
 def _not_a_listener(fd: int, mode: int) -> str:

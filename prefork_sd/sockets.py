@@ -45,12 +45,19 @@ def monitors(cfg: Config, given: Inherited, warn: Callable[[str], None]) -> list
     return [listeners.bind(text, cfg.backlog, STATUS, mode=mode) for text in cfg.status_bind]
 
 
-def control(cfg: Config) -> ControlServer | None:
-    """Open the control socket, where there is a place for it. Raises ConfigError."""
+def control(cfg: Config, given: int | None = None) -> ControlServer | None:
+    """Open the control socket, where there is a place for it. Raises ConfigError.
+
+    `given` is the listener that our former image has left, so that nobody finds none meanwhile.
+    """
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     path = cfg.control or (f"{runtime}/control" if runtime else "")
     if not path:
+        if given is not None:
+            os.close(given)
         return None
     server = ControlServer(path)
+    if given is not None:
+        server.adopt(given)
     server.bind()
     return server
