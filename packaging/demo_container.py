@@ -1,4 +1,7 @@
-"""The demo where no systemd runs: packaging/demo_container.py TREE DEB APP, in a booted tree."""
+"""The demo where no systemd runs: packaging/demo_container.py [TREE DEB APP], in a booted tree.
+
+Without arguments it only says whether a tree can be booted here.
+"""
 
 import sys
 from pathlib import Path
@@ -6,10 +9,15 @@ from pathlib import Path
 from tests.system.machine import CommandError, Machine, why_not
 
 
-def main(tree: Path, deb: Path, app: Path) -> int:
+def main(*places: Path) -> int:
     if reason := why_not():
         print(f"no Debian tree can be booted here: {reason}", file=sys.stderr)
+        print('without systemd, "prefork-sd serve" can be tried: see the README', file=sys.stderr)
         return 1
+    return show(*places) if places else 0
+
+
+def show(tree: Path, deb: Path, app: Path) -> int:
     machine = Machine(tree, "demo")
     try:
         machine.boot()

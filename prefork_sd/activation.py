@@ -14,6 +14,7 @@ from prefork_sd.errors import ConfigError, Problem
 FIRST_FD = 3
 LISTENER_NAMES = ("http", "https", "status")
 OWN = "own-"  # how the names of listeners begin that we had bound ourselves, and systemd has kept
+CONTROL = "control"  # the listener of the control socket, from our former image
 # LISTEN_PIDFDID (systemd 259) says once more for whom the descriptors are.
 VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID")
 
@@ -22,8 +23,8 @@ VARIABLES = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID")
 class Inherited:
     """What we were started with. Only names count: the order changes at a daemon-reload.
 
-    `listeners` are (name, fd) of listening stream sockets, `memory` memfds and pipes by name,
-    `own` listeners that we had bound ourselves in a former life, by name.
+    `listeners` are (name, fd) of listening stream sockets, `memory` memfds, pipes and the control
+    socket by name, `own` listeners that we had bound ourselves in a former life, by name.
     `warnings` has a sentence for each descriptor that nobody here knows; it is closed by then.
     """
 
@@ -73,11 +74,17 @@ def _sort_in(result: Inherited, name: str, fd: int) -> None:
         result.listeners.append((name, fd))
     elif name.startswith(OWN) and name not in result.own and not _not_a_listener(fd, mode):
         result.own[name] = fd
-    elif (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)) and name not in result.memory:
+    elif _is_memory(name, fd, mode) and name not in result.memory:
         result.memory[name] = fd
     else:
         result.warnings.append(_unknown(name, fd, mode, result))
         os.close(fd)
+
+
+def _is_memory(name: str, fd: int, mode: int) -> bool:
+    if stat.S_ISSOCK(mode):
+        return name == CONTROL and not _not_a_listener(fd, mode)
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
 
 def _not_a_listener(fd: int, mode: int) -> str:

@@ -118,7 +118,7 @@ class Arbiter(Crew):
         if self.cfg.pidfile:
             self.pidfile = Pidfile(self.cfg.pidfile)
             self.pidfile.create(self.pid)
-        self.doors.open_control()
+        self.doors.open_control(given.memory.get(activation.CONTROL))
         self.doors.open_status(self.monitors)
         if not adopting:
             where = ", ".join(listener.address for listener in self.sockets)

@@ -179,6 +179,15 @@ class ControlServer:
             ) from error
         self._sock = sock
 
+    def adopt(self, fd: int) -> None:
+        """Listen on what our former image made, if that is still the socket at the path."""
+        sock = socket.socket(fileno=fd)
+        file = _identity(self.path) if self.path is not None else None
+        if file is not None and sock.getsockname() == str(self.path):
+            self._sock, self._file = sock, file
+        else:
+            sock.close()
+
     def fileno(self) -> int:
         """The descriptor of the listener; -1 when there is none."""
         return -1 if self._sock is None else self._sock.fileno()
@@ -235,11 +244,14 @@ class ControlServer:
             self.path.unlink(missing_ok=True)
         self.close_in_child()
 
-    def close_in_child(self) -> None:
-        """Close what a forked child has inherited; the parent's clients notice nothing."""
+    def close_connections(self) -> None:
         for connection in self._open().values():
             connection.close()
         self._connections.clear()
+
+    def close_in_child(self) -> None:
+        """Close what a forked child has inherited; the parent's clients notice nothing."""
+        self.close_connections()
         if self._sock is not None:
             self._sock.close()
             self._sock = None

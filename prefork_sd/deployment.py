@@ -88,10 +88,17 @@ def _deploy(name: str, reload: Callable[[str], int]) -> int:
         return ExitCode.CLEAN
     print(f"{name}: {todo.value}", flush=True)
     try:
-        return reload(name) if todo is Step.RELOAD else _start(unit, todo)
+        return _reload(name, reload) if todo is Step.RELOAD else _start(unit, todo)
     except PreforkError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _reload(name: str, reload: Callable[[str], int]) -> int:
+    try:
+        return reload(name)
+    except PreforkError:  # a re-exec cuts whom it has just let in; the next one waits for its end
+        return reload(name)
 
 
 def _start(unit: str, how: Step) -> int:

@@ -22,9 +22,13 @@ class Doors:
         self._control: ControlServer | None = None
         self._status: StatusDoor | None = None
 
-    def open_control(self) -> None:
-        """Raises ConfigError."""
-        self._control = sockets.control(self._server.cfg)
+    def open_control(self, given: int | None = None) -> None:
+        """`given`: a listener of our former image. Raises ConfigError."""
+        self._control = sockets.control(self._server.cfg, given)
+
+    def control_fd(self) -> int:
+        """The listener of the control socket; -1 where there is none."""
+        return self._control.fileno() if self._control else -1
 
     def open_status(self, listeners: list[Listener]) -> None:
         if listeners:
@@ -69,6 +73,13 @@ class Doors:
         if self._control:
             self._control.close()
             self._control = None
+        if self._status:
+            self._status.close()
+
+    def close_connections(self) -> None:
+        """The listeners stay, and with them the clients who have not been let in yet."""
+        if self._control:
+            self._control.close_connections()
         if self._status:
             self._status.close()
 

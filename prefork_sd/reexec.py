@@ -105,7 +105,7 @@ def become(server: "Arbiter") -> None:
             os.kill(server.pid, signum)
         memory = os.memfd_create("prefork-sd-reexec", os.MFD_CLOEXEC)
         os.write(memory, json.dumps(_memory(server)).encode())
-        server.doors.close()
+        server.doors.close_connections()
         undo = activation.hand_on(_descriptors(server, memory), os.environ, server.pid)
         try:
             os.chdir(server.START_CTX["cwd"])
@@ -114,7 +114,6 @@ def become(server: "Arbiter") -> None:
             undo()
             os.close(memory)
             failure = f"cannot exec {command()[0]}: {error.strerror}"
-    server.doors.open_control()
     _refuse(server, failure)
     server.under_way = server.under_way or Reload()
     reloading.conclude(server, failure)
@@ -143,6 +142,8 @@ def _descriptors(server: "Arbiter", memory: int) -> list[tuple[str, int]]:
         (WAKE_READ, server.SIG_QUEUE.fileno()),
         (WAKE_WRITE, server.SIG_QUEUE.write_fd),
     ]
+    if (control := server.doors.control_fd()) >= 0:
+        fds.append((activation.CONTROL, control))
     fds += [
         (f"{WORDS}{worker.age}", worker.words.fd)
         for worker in server.WORKERS.values()

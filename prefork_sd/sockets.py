@@ -47,12 +47,19 @@ def _own(text: str, name: str, cfg: Config, given: Inherited) -> Listener:
     return former or listeners.bind(text, cfg.backlog, name, mode=int(cfg.socket_mode, 8))
 
 
-def control(cfg: Config) -> ControlServer | None:
-    """Open the control socket, where there is a place for it. Raises ConfigError."""
+def control(cfg: Config, given: int | None = None) -> ControlServer | None:
+    """Open the control socket, where there is a place for it. Raises ConfigError.
+
+    `given` is the listener that our former image has left, so that nobody finds none meanwhile.
+    """
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     path = cfg.control or (f"{runtime}/control" if runtime else "")
     if not path:
+        if given is not None:
+            os.close(given)
         return None
     server = ControlServer(path)
+    if given is not None:
+        server.adopt(given)
     server.bind()
     return server

@@ -1,7 +1,6 @@
 """What pip users get: the source archive, the wheel built of it, and a virtual environment."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from prefork_sd import __version__
+from tests.checkout import TOP, copy_checkout
 
-TOP = Path(__file__).parents[2]
 TIMEOUT = 120.0
-NOT_SOURCE = (".git", ".*_cache", ".hypothesis", "__pycache__", "dist", "*.egg-info")
-OF_NOBODY = (".gitignore", ".ci/", "dist/", "build/")
+NOT_ARCHIVED = (".gitignore", ".ci/", "dist/", "build/")
 APPS = {
     "WSGI": """
 def app(environ, start_response):
@@ -52,8 +50,7 @@ def run(*words: str | Path, check: bool = True, **environ: str) -> subprocess.Co
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy that a build may litter."""
-    copy = tmp_path_factory.mktemp("checkout") / "prefork-sd"
-    return Path(shutil.copytree(TOP, copy, ignore=shutil.ignore_patterns(*NOT_SOURCE)))
+    return copy_checkout(tmp_path_factory.mktemp("checkout") / "prefork-sd")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +82,7 @@ def test_the_source_archive_has_all_that_the_checkout_has(
     with tarfile.open(archives[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     files = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
-    wanted = {name for name in files if not name.startswith(OF_NOBODY)}
+    wanted = {name for name in files if not name.startswith(NOT_ARCHIVED)}
     assert {"tests/process/test_pip.py", "docs/man/prefork-sd.8", "systemd/service.in"} <= wanted
     assert wanted - names == set()
     assert not any("__pycache__" in name for name in names)

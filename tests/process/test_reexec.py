@@ -57,6 +57,22 @@ def test_a_request_outlives_the_exec(systemd: Systemd) -> None:
     systemd.record("worker-exited", PREFORK_SD_WORKER_PID=inside.pid, PREFORK_SD_EXIT_STATUS=0)
 
 
+def test_the_control_socket_is_there_all_the_time(systemd: Systemd) -> None:
+    systemd.up(workers=1)
+    control = systemd.runtime / "control"
+    before = control.stat()
+    systemd.kill(SIGUSR2)
+    systemd.record("reload-done")
+    after = control.stat()
+    assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
+    control.unlink()  # then a new one is made
+    systemd.kill(SIGUSR2)
+    systemd.record("reload-done")
+    assert systemd.reload().status == 0
+    assert systemd.stop() == 0
+    assert not control.exists()
+
+
 def test_code_that_cannot_start_is_refused(systemd: Systemd, installed: Path) -> None:
     systemd.up(workers=2)
     old = systemd.workers()

@@ -202,3 +202,20 @@ def test_a_wrong_setting_ends_the_build(machine: Machine, deb: Path, tmp_path: P
         build(machine.suite, deb, source)
     log = (source / "log").read_text()
     assert re.search(r'hello-web\.yaml:3: unknown setting "wrokers"; did you mean "workers"', log)
+
+
+@pytest.mark.usefixtures("installed")
+def test_server_and_app_upgraded_at_once(
+    machine: Machine, debs: dict[str, Path], newer_deb: Path
+) -> None:
+    machine.copy(newer_deb, "/root/newer.deb")
+    machine.copy(debs["2.0"], "/root/hello.deb")
+    main = machine.show("hello-web.service", "MainPID")
+    with traffic(machine, unix=SOCKET, clients=8, pause=0.01) as load:
+        machine.run("apt-get install -q -y /root/newer.deb /root/hello.deb")
+        upgraded = machine.clock()
+        load.end()
+    assert load.failures == []
+    after = [request.body for request in load.requests if request.began > upgraded]
+    assert {*after, page(machine)} == {"Hello, version 2.0\n"}
+    assert machine.show("hello-web.service", "MainPID") == main

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkout import TOP, copy_checkout
 from tests.system.chroot import in_chroot
 from tests.system.conftest import SUITES, need_machines, packaging
-
-TOP = Path(__file__).parents[2]
-NOT_SOURCE = (".git", ".*_cache", ".hypothesis", "__pycache__", "dist", "*.egg-info")
 
 BUILD = """
 cd /shared/prefork-sd
@@ -26,6 +24,16 @@ dpkg-buildpackage --no-sign >>../log 2>&1
 """
 
 
+RENDER = """
+dpkg-deb --extract /shared/prefork-sd_*.deb /tmp/root
+for page in /tmp/root/usr/share/man/man*/*; do
+    echo "${page##*/}"
+    MANWIDTH=80 man --warnings --encoding=UTF-8 --local-file --troff-device=utf8 "$page" >/tmp/text
+    test -s /tmp/text
+done
+"""
+
+
 @pytest.fixture(scope="module", params=SUITES)
 def suite(request: pytest.FixtureRequest) -> str:
     need_machines()
@@ -37,7 +45,7 @@ def suite(request: pytest.FixtureRequest) -> str:
 def built(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of both source packages and what was built of them."""
     folder = tmp_path_factory.mktemp("build")
-    shutil.copytree(TOP, folder / "prefork-sd", ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    copy_checkout(folder / "prefork-sd")
     shutil.copytree(TOP / "packaging" / "example-app", folder / "example-app")
     in_chroot(Path(packaging("trees", f"build-{suite}")), BUILD, folder)
     return folder
@@ -56,3 +64,11 @@ def test_lintian_has_nothing_to_say(built: Path, suite: str) -> None:
     judge = "lintian --allow-root --pedantic --fail-on=pedantic,warning,error /shared/*.changes"
     done = in_chroot(Path(packaging("trees", f"lint-{suite}")), judge, built)
     assert done.out == ""
+
+
+def test_the_manual_renders_without_a_warning(built: Path, suite: str) -> None:
+    done = in_chroot(Path(packaging("trees", f"lint-{suite}")), RENDER, built)
+    pages = {"dh_prefork_sd.1", "prefork-sd.8", "prefork-sd-generator.8"}
+    pages |= {"prefork-sd.hooks.5", "prefork-sd.yaml.5"}
+    assert set(done.out.split()) == {f"{page}.gz" for page in pages}
+    assert done.err == ""

@@ -6,7 +6,7 @@ import pytest
 
 from prefork_sd import cli, deployment
 from prefork_sd.deployment import PROPERTIES, SEEN, Step, step
-from prefork_sd.errors import ExitCode
+from prefork_sd.errors import ExitCode, PreforkError
 
 FRESH = dict.fromkeys(PROPERTIES, "") | {
     "LoadState": "loaded",
@@ -84,6 +84,26 @@ def test_a_package_installs_although_the_start_fails(
     monkeypatch.setenv("DPKG_MAINTSCRIPT_NAME", "postinst")
     assert cli.main(["deploy", "one"]) == ExitCode.CLEAN
     assert "failed: no such luck" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("systemctl")
+def test_a_reload_that_was_cut_off_is_asked_once_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(FRESH, "ActiveState", "active")
+    monkeypatch.setattr(deployment, "_properties", lambda _unit: FRESH)
+    tries: list[str] = []
+
+    def cut(name: str) -> int:
+        tries.append(name)
+        if len(tries) != 2:
+            raise PreforkError("cut")
+        return ExitCode.CLEAN
+
+    assert deployment.deploy(["one"], cut) == ExitCode.CLEAN
+    tries[:] = ["", ""]
+    assert deployment.deploy(["one"], cut) == ExitCode.FAILURE
+    assert capsys.readouterr().err == "one: cut\n"
 
 
 def test_without_systemd_nothing_is_done(

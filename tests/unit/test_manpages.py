@@ -19,7 +19,7 @@ from prefork_sd.release import SERVICE_SETTINGS, SOCKET_SETTINGS
 
 TOP = Path(__file__).parents[2]
 DOCS = TOP / "docs"
-PAGES = ("prefork-sd.8", "prefork-sd-generator.8", "prefork-sd.hooks.5")
+PAGES = ("dh_prefork_sd.1", "prefork-sd.8", "prefork-sd-generator.8", "prefork-sd.hooks.5")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 groff = pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
 
