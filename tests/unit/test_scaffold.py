@@ -155,6 +155,20 @@ def test_import_of_a_file_that_lies_elsewhere(etc: Path, shop: Path, tmp_path: P
     assert values == {"app": "web.wsgi:application", "directory": str(shop), "workers": 3}
 
 
+def test_import_tells_of_the_app_that_it_found(etc: Path, shop: Path, capsys: Captured) -> None:
+    (shop / "app.py").write_text("import fastapi\napp = fastapi.FastAPI()\n")
+    (shop / "venv").mkdir()
+    (shop / "venv" / "pyvenv.cfg").touch()
+    file = shop / "gunicorn.conf.py"
+    file.write_text("worker_class = 'uvicorn.workers.UvicornWorker'\n")
+    assert main(["import", str(file), "--stdout"]) == 0
+    assert "An ASGI app needs uvicorn" in capsys.readouterr().err
+    assert main(["import", str(file), "--stdout", "--app", "other:app"]) == 0
+    out, err = capsys.readouterr()
+    assert "venv: venv\n" in out
+    assert "note: " not in err
+
+
 def test_import_without_an_app(etc: Path, tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "gunicorn.conf.py"
     file.write_text("workers = 3\n")
