@@ -60,6 +60,13 @@ class Project:
     chosen: dict[str, Choice] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def venv(self) -> Path | None:
+        """Where its virtual environment is."""
+        if "venv" not in self.chosen:
+            return None
+        return Path(str(self.chosen["directory"].value), str(self.chosen["venv"].value))
+
 
 def survey(folder: Path) -> Project:
     """Look at a folder without importing or running any of it. Raises PreforkError."""
@@ -81,7 +88,7 @@ def survey(folder: Path) -> Project:
     venv = venv_near(folder, root)
     if venv:
         version = venv_version(venv)
-        project.chosen["venv"] = Choice(_relative(venv, root), f"it is of Python {version}")
+        project.chosen["venv"] = Choice(relative(venv, root), f"it is of Python {version}")
         project.notes += venv_notes(venv, version)
     if found and found.entry.kind == ASGI and not _has_uvicorn(venv):
         where = f"{venv}/bin/pip install uvicorn" if venv else "apt install python3-uvicorn"
@@ -253,7 +260,8 @@ def _has_uvicorn(venv: Path | None) -> bool:
     return bool(places) or Path("/usr/lib/python3/dist-packages/uvicorn").is_dir()
 
 
-def _relative(path: Path, root: Path) -> str:
+def relative(path: Path, root: Path) -> str:
+    """A path as it is written below `directory`, or whole."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 

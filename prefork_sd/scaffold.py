@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefork_sd.config import SETTINGS, Config, build
-from prefork_sd.draft import draft, written
+from prefork_sd.draft import Choice, draft, written
 from prefork_sd.errors import PreforkError
 from prefork_sd.gunicornconf import Imported, convert, settings_of
 from prefork_sd.gunicornrun import run
 from prefork_sd.loader import start_directory
-from prefork_sd.project import Project, survey
+from prefork_sd.project import Project, relative, survey
 from prefork_sd.sources import NAME, folders, services
 from prefork_sd.units import sockets
 
@@ -63,8 +63,10 @@ def import_gunicorn(file: str, app: str, directory: str, wish: Wish) -> None:
         project.notes = []  # they are about another one
     elif "app" in project.chosen:  # it may lie deeper
         done.chosen |= {key: project.chosen[key] for key in ("app", "directory")}
-    if "venv" in project.chosen:
-        done.chosen["venv"] = project.chosen["venv"]
+    if project.venv:
+        root = Path(str(done.chosen["directory"].value))
+        why = project.chosen["venv"].why
+        done.chosen["venv"] = Choice(relative(project.venv, root), why)
     if "app" not in done.chosen:
         raise PreforkError(
             f"{path} does not name the app, and none is found in {home}: "
@@ -85,8 +87,8 @@ def _converted(path: Path, home: Path) -> Imported:
     """Run the file, by the venv's Python if there is one, and convert what it sets."""
     if not path.is_file():
         raise PreforkError(f"there is no file {path}")
-    venv = survey(home).chosen.get("venv")
-    own = Path(home, str(venv.value), "bin/python") if venv else Path(sys.executable)
+    venv = survey(home).venv
+    own = venv / "bin" / "python" if venv else Path(sys.executable)
     python = own if os.access(own, os.X_OK) else Path(sys.executable)
     try:
         values, functions, failure = run(path, str(python), home)
