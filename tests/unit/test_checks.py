@@ -77,6 +77,14 @@ def test_a_closed_path_names_the_folder_and_the_command() -> None:
     assert closed_path("directory", [ROOT, folder("/srv", 0o755)], NOBODY) is None
 
 
+def test_a_file_of_secrets_need_not_be_opened_to_all() -> None:
+    way = [ROOT, folder("/etc", 0o755), file("/etc/shop.env", 0o600)]
+    finding = closed_path("env_file", way, NOBODY)
+    assert finding
+    assert "unit: {Service: {EnvironmentFile: /etc/shop.env}}" in finding.mend
+    assert finding.mend.endswith("else chmod o+r /etc/shop.env")
+
+
 def test_the_way_to_a_path_is_read_from_disk(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(mode=0o711)
     (tmp_path / "link").symlink_to("a/b")
