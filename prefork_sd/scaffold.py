@@ -15,7 +15,7 @@ from prefork_sd.gunicornrun import run
 from prefork_sd.loader import start_directory
 from prefork_sd.project import Project, relative, survey
 from prefork_sd.sources import NAME, folders, services
-from prefork_sd.units import sockets
+from prefork_sd.units import notes, sockets
 
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
          "/lib/systemd/system")  # fmt: skip
@@ -139,6 +139,8 @@ def _deliver(wish: Wish, project: Project, by: str, remarks: Iterable[str]) -> N
     ):
         tell(f"  {step}")
     _conflicts(name)
+    for note in notes(cfg):
+        tell(f"note: {note}")
 
 
 def _curl(name: str, cfg: Config) -> str:

@@ -372,6 +372,12 @@ def test_what_is_told_of_a_file(site: Path, yaml: str, text: str) -> None:
     assert text in told(site, yaml)
 
 
+def test_a_port_that_no_unit_opens(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "unprivileged_port", lambda: 1024)
+    assert "port 80 is below 1024" in told(site, "bind: 127.0.0.1:80\n")
+    assert "below 1024" not in told(site, "bind: 127.0.0.1:8000\n")
+
+
 def test_a_name_that_is_a_user_s(site: Path) -> None:
     path = site / "daemon.yaml"
     path.write_text(f"app: a:b\ndirectory: {site}/code\n")

@@ -106,6 +106,11 @@ def test_a_unit_of_that_name_is_told(etc: Path, shop: Path, capsys: Captured) ->
     assert f"{units}/shop.service wins" in capsys.readouterr().err
 
 
+def test_what_the_unit_would_hide_is_told(etc: Path, shop: Path, capsys: Captured) -> None:
+    assert main(["init", str(shop)]) == 0
+    assert f"note: directory: {shop} is hidden by PrivateTmp=yes" in capsys.readouterr().err
+
+
 def test_a_folder_without_an_app(etc: Path, shop: Path, capsys: Captured) -> None:
     (shop / "app.py").unlink()
     assert main(["init", str(shop)]) == ExitCode.FAILURE
