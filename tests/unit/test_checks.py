@@ -20,7 +20,7 @@ from prefork_sd.checks.addresses import (
     unheard,
     unreachable,
 )
-from prefork_sd.checks.unitfile import Loaded, hidden_finding, seconds, unit_findings
+from prefork_sd.checks.unitfile import Loaded, directives, hidden_finding, seconds, unit_findings
 from prefork_sd.checks.venv import venv_findings
 from prefork_sd.config import Config
 from prefork_sd.loader import Application
@@ -144,6 +144,8 @@ def found(units: Loaded, **settings: Any) -> list[Finding]:
 def test_units_as_they_should_be() -> None:
     assert found(loaded()) == []
     assert found(loaded(files={"shop.service": "[Service]\n# other comment\nExecStart=x"})) == []
+    texts = ('ExecStart="/srv/a b/bin/prefork-sd" run', "ExecStart=/usr/bin/prefork-sd run")
+    assert directives(texts[0]) == directives(texts[1]) == ["ExecStart=prefork-sd run"]
 
 
 def test_without_systemd_there_is_nothing_to_say() -> None:
