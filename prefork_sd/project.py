@@ -88,8 +88,9 @@ def survey(folder: Path) -> Project:
     venv = venv_near(folder, root)
     if venv:
         version = venv_version(venv)
-        project.chosen["venv"] = Choice(relative(venv, root), f"it is of Python {version}")
-        project.notes += venv_notes(venv, version)
+        project.chosen["venv"] = Choice(relative(venv, root), f"it is of Python {version or '?'}")
+        if too_old(version):  # or without packages
+            project.notes.append(f"{venv} will not do: Python 3.11 is the oldest that will")
     if found and found.entry.kind == ASGI and not _has_uvicorn(venv):
         where = f"{venv}/bin/pip install uvicorn" if venv else "apt install python3-uvicorn"
         project.notes.append(f"An ASGI app needs uvicorn: {where}")
@@ -115,16 +116,10 @@ def candidates(folder: Path) -> list[Found]:
     django = [one for manage in _manage_files(folder) for one in django_apps(manage)]
     ranked: list[tuple[tuple[object, ...], Found]] = []
     for path in python_files(folder):
-        source = _source(path)
-        try:
-            points = entry_points(source)
-            imports = imports_of(source) if points else set()
-        except (SyntaxError, ValueError, RecursionError):
-            continue  # not of this Python, or a template
-        for point in points:
+        for point in _points(path):
             if not point.kind and path.stem not in ("wsgi", "asgi"):
                 continue  # another module's app, which is seen there
-            root, module = import_root(folder, path, imports)
+            root, module = import_root(folder, path, imports_of(_source(path)))
             if module:
                 found = Found(f"{module}:{point.call}", root, path, point)
                 ranked.append((_rank(folder, found), found))
@@ -212,11 +207,7 @@ def django_apps(manage: Path) -> Iterator[Found]:
         file = root.joinpath(*dotted.split(".")).with_suffix(".py")
         if not file.is_file():
             continue
-        try:
-            entries = entry_points(_source(file))
-        except (SyntaxError, ValueError, RecursionError):
-            continue
-        for entry in entries:
+        for entry in _points(file):
             if entry.call == name:
                 yield Found(f"{dotted}:{name}", root, file, entry)
 
@@ -242,17 +233,17 @@ def venv_near(folder: Path, root: Path) -> Path | None:
 
 
 def venv_version(venv: Path) -> str:
-    """The Python version of a venv, as "3.11", from its folders; empty where it has none."""
-    versions = sorted(path.name.removeprefix("python") for path in venv.glob("lib/python3*"))
-    return versions[-1] if versions else ""
+    """The newest Python version of a venv, as "3.11", from its folders; empty if it has none."""
+    found = (path.name.removeprefix("python") for path in venv.glob("lib/python3.*"))
+    return max(found, key=_numbers, default="")
 
 
-def venv_notes(venv: Path, version: str) -> Iterator[str]:
-    """Yield what keeps a venv from being used."""
-    if not version:
-        yield f"{venv} has no packages; make it anew: python3 -m venv {venv}"
-    elif tuple(map(int, version.split("."))) < OLDEST:
-        yield f"{venv} is of Python {version}, and 3.11 is the oldest that will do"
+def too_old(version: str) -> bool:
+    return _numbers(version) < OLDEST
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _has_uvicorn(venv: Path | None) -> bool:
@@ -343,6 +334,14 @@ def _source(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _points(path: Path) -> list[EntryPoint]:
+    """What a file can serve; nothing, if it is not of this Python, or a template."""
+    try:
+        return entry_points(_source(path))
+    except (SyntaxError, ValueError, RecursionError):
+        return []
 
 
 def _text_in(path: Path, name: str) -> str:
