@@ -132,8 +132,8 @@ def choose(found: list[Found]) -> tuple[Found | None, list[Found]]:
     """The likeliest app, and those that somebody may have meant instead."""
     if not found:
         return None, []
-    first = found[0]
-    others = [one for one in found[1:] if (one.app, one.root) != (first.app, first.root)]
+    first, *rest = found
+    others = [one for one in rest if (one.app, one.root) != (first.app, first.root)]
     return first, others
 
 
@@ -247,8 +247,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _has_uvicorn(venv: Path | None) -> bool:
-    places = [*venv.glob("lib/python3*/site-packages/uvicorn")] if venv else []
-    return bool(places) or Path("/usr/lib/python3/dist-packages/uvicorn").is_dir()
+    inside = venv is not None and any(venv.glob("lib/python3*/site-packages/uvicorn"))
+    return inside or Path("/usr/lib/python3/dist-packages/uvicorn").is_dir()
 
 
 def relative(path: Path, root: Path) -> str:
@@ -318,12 +318,8 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
 
 def _holds_code(folder: Path) -> bool:
     name = folder.name
-    return not (
-        name.startswith(".")
-        or name in NO_CODE
-        or NO_SERVICE.fullmatch(name)
-        or (folder / "pyvenv.cfg").exists()
-    )
+    other = name.startswith(".") or name in NO_CODE or NO_SERVICE.fullmatch(name)
+    return not (other or (folder / "pyvenv.cfg").exists())
 
 
 def _source(path: Path) -> str:
