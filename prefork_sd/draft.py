@@ -89,9 +89,12 @@ def written(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, str):
         return scalar(value)
+    if isinstance(value, Mapping):
+        pairs = (f"{scalar(str(key))}: {written(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, Sequence):
         return f"[{', '.join(map(written, value))}]"
-    return "{}" if isinstance(value, Mapping) else str(value)
+    return str(value)
 
 
 def scalar(text: str) -> str:

@@ -84,7 +84,6 @@ NONE = {
     "ssl_version": TLS,
     "do_handshake_on_connect": TLS,
     "suppress_ragged_eofs": TLS,
-    "ssl_context": TLS,
     "header_map": STRICT,
     "strip_header_spaces": STRICT,
     "permit_obsolete_folding": STRICT,
@@ -100,10 +99,8 @@ NONE = {
     "control_socket": "it is /run/prefork-sd/NAME/control: prefork-sd status, reload, scale",
     "sendfile": "files of wsgi.file_wrapper are always sent so",
 }
-ALWAYS = {"capture_output", "initgroups", "enable_stdio_inheritance", "default_proc_name"}
-QUIET = {
+QUIET = {  # gunicorn's defaults, which ask for nothing
     "sendfile": True,
-    "do_handshake_on_connect": False,
     "suppress_ragged_eofs": True,
     "header_map": "drop",
     "proxy_allow_ips": "127.0.0.1",

@@ -60,6 +60,13 @@ class Project:
     chosen: dict[str, Choice] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def venv(self) -> Path | None:
+        """Where its virtual environment is."""
+        if "venv" not in self.chosen:
+            return None
+        return Path(str(self.chosen["directory"].value), str(self.chosen["venv"].value))
+
 
 def survey(folder: Path) -> Project:
     """Look at a folder without importing or running any of it. Raises PreforkError."""
@@ -81,8 +88,9 @@ def survey(folder: Path) -> Project:
     venv = venv_near(folder, root)
     if venv:
         version = venv_version(venv)
-        project.chosen["venv"] = Choice(_relative(venv, root), f"it is of Python {version}")
-        project.notes += venv_notes(venv, version)
+        project.chosen["venv"] = Choice(relative(venv, root), f"it is of Python {version or '?'}")
+        if too_old(version):  # or without packages
+            project.notes.append(f"{venv} will not do: Python 3.11 is the oldest that will")
     if found and found.entry.kind == ASGI and not _has_uvicorn(venv):
         where = f"{venv}/bin/pip install uvicorn" if venv else "apt install python3-uvicorn"
         project.notes.append(f"An ASGI app needs uvicorn: {where}")
@@ -108,16 +116,10 @@ def candidates(folder: Path) -> list[Found]:
     django = [one for manage in _manage_files(folder) for one in django_apps(manage)]
     ranked: list[tuple[tuple[object, ...], Found]] = []
     for path in python_files(folder):
-        source = _source(path)
-        try:
-            points = entry_points(source)
-            imports = imports_of(source) if points else set()
-        except (SyntaxError, ValueError, RecursionError):
-            continue  # not of this Python, or a template
-        for point in points:
+        for point in _points(path):
             if not point.kind and path.stem not in ("wsgi", "asgi"):
                 continue  # another module's app, which is seen there
-            root, module = import_root(folder, path, imports)
+            root, module = import_root(folder, path, imports_of(_source(path)))
             if module:
                 found = Found(f"{module}:{point.call}", root, path, point)
                 ranked.append((_rank(folder, found), found))
@@ -130,8 +132,8 @@ def choose(found: list[Found]) -> tuple[Found | None, list[Found]]:
     """The likeliest app, and those that somebody may have meant instead."""
     if not found:
         return None, []
-    first = found[0]
-    others = [one for one in found[1:] if (one.app, one.root) != (first.app, first.root)]
+    first, *rest = found
+    others = [one for one in rest if (one.app, one.root) != (first.app, first.root)]
     return first, others
 
 
@@ -205,11 +207,7 @@ def django_apps(manage: Path) -> Iterator[Found]:
         file = root.joinpath(*dotted.split(".")).with_suffix(".py")
         if not file.is_file():
             continue
-        try:
-            entries = entry_points(_source(file))
-        except (SyntaxError, ValueError, RecursionError):
-            continue
-        for entry in entries:
+        for entry in _points(file):
             if entry.call == name:
                 yield Found(f"{dotted}:{name}", root, file, entry)
 
@@ -235,25 +233,26 @@ def venv_near(folder: Path, root: Path) -> Path | None:
 
 
 def venv_version(venv: Path) -> str:
-    """The Python version of a venv, as "3.11", from its folders; empty where it has none."""
-    versions = sorted(path.name.removeprefix("python") for path in venv.glob("lib/python3*"))
-    return versions[-1] if versions else ""
+    """The newest Python version of a venv, as "3.11", from its folders; empty if it has none."""
+    found = (path.name.removeprefix("python") for path in venv.glob("lib/python3.*"))
+    return max(found, key=_numbers, default="")
 
 
-def venv_notes(venv: Path, version: str) -> Iterator[str]:
-    """Yield what keeps a venv from being used."""
-    if not version:
-        yield f"{venv} has no packages; make it anew: python3 -m venv {venv}"
-    elif tuple(map(int, version.split("."))) < OLDEST:
-        yield f"{venv} is of Python {version}, and 3.11 is the oldest that will do"
+def too_old(version: str) -> bool:
+    return _numbers(version) < OLDEST
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _has_uvicorn(venv: Path | None) -> bool:
-    places = [*venv.glob("lib/python3*/site-packages/uvicorn")] if venv else []
-    return bool(places) or Path("/usr/lib/python3/dist-packages/uvicorn").is_dir()
+    inside = venv is not None and any(venv.glob("lib/python3*/site-packages/uvicorn"))
+    return inside or Path("/usr/lib/python3/dist-packages/uvicorn").is_dir()
 
 
-def _relative(path: Path, root: Path) -> str:
+def relative(path: Path, root: Path) -> str:
+    """A path as it is written below `directory`, or whole."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
@@ -319,12 +318,8 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
 
 def _holds_code(folder: Path) -> bool:
     name = folder.name
-    return not (
-        name.startswith(".")
-        or name in NO_CODE
-        or NO_SERVICE.fullmatch(name)
-        or (folder / "pyvenv.cfg").exists()
-    )
+    other = name.startswith(".") or name in NO_CODE or NO_SERVICE.fullmatch(name)
+    return not (other or (folder / "pyvenv.cfg").exists())
 
 
 def _source(path: Path) -> str:
@@ -335,6 +330,14 @@ def _source(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _points(path: Path) -> list[EntryPoint]:
+    """What a file can serve; nothing, if it is not of this Python, or a template."""
+    try:
+        return entry_points(_source(path))
+    except (SyntaxError, ValueError, RecursionError):
+        return []
 
 
 def _text_in(path: Path, name: str) -> str:

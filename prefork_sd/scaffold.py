@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefork_sd.config import Config, build
+from prefork_sd.config import SETTINGS, Config, build
 from prefork_sd.draft import Choice, draft, written
 from prefork_sd.errors import PreforkError
 from prefork_sd.gunicornconf import Imported, convert, settings_of
 from prefork_sd.gunicornrun import run
 from prefork_sd.loader import start_directory
-from prefork_sd.project import Project, survey
+from prefork_sd.project import Project, relative, survey
 from prefork_sd.sources import NAME, folders, services
-from prefork_sd.units import sockets
+from prefork_sd.units import notes, sockets
 
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
          "/lib/systemd/system")  # fmt: skip
@@ -43,9 +43,7 @@ def init(folder: str, wish: Wish) -> None:
             'If it is something else, write the file yourself: "app: module:callable" and '
             f'"directory: {home}" are enough'
         )
-    _explain(project.chosen)
-    for note in project.notes:
-        tell(f"note: {note}")
+    _explain(project)
     _deliver(wish, project, f"prefork-sd init {home}", [])
 
 
@@ -61,19 +59,23 @@ def import_gunicorn(file: str, app: str, directory: str, wish: Wish) -> None:
         done.choose("app", app if ":" in app else f"{app}:application", "command line")
     home = Path(str(done.chosen["directory"].value))
     project = survey(home)
-    for name in ("app", "venv"):
-        if name in project.chosen and name not in done.chosen:
-            done.chosen[name] = project.chosen[name]
-            if name == "app":  # it may lie deeper
-                done.chosen["directory"] = project.chosen["directory"]
+    if "app" in done.chosen:
+        project.notes = []  # they are about another one
+    elif "app" in project.chosen:  # it may lie deeper
+        done.chosen |= {key: project.chosen[key] for key in ("app", "directory")}
+    if project.venv:
+        root = Path(str(done.chosen["directory"].value))
+        why = project.chosen["venv"].why
+        done.chosen["venv"] = Choice(relative(project.venv, root), why)
     if "app" not in done.chosen:
         raise PreforkError(
             f"{path} does not name the app, and none is found in {home}: "
             f"prefork-sd import {file} --app module:callable"
         )
     project.chosen = done.chosen
-    _explain(project.chosen)
-    remarks = list(map(str, done.remarks))
+    _explain(project)
+    name = wish.name or project.name
+    remarks = [str(remark).replace("NAME", name) for remark in done.remarks]
     for remark in remarks:
         tell(f"look at {remark}")
     if remarks:
@@ -85,8 +87,8 @@ def _converted(path: Path, home: Path) -> Imported:
     """Run the file, by the venv's Python if there is one, and convert what it sets."""
     if not path.is_file():
         raise PreforkError(f"there is no file {path}")
-    venv = survey(home).chosen.get("venv")
-    own = Path(home, str(venv.value), "bin/python") if venv else Path(sys.executable)
+    venv = survey(home).venv
+    own = venv / "bin" / "python" if venv else Path(sys.executable)
     python = own if os.access(own, os.X_OK) else Path(sys.executable)
     try:
         values, functions, failure = run(path, str(python), home)
@@ -137,6 +139,8 @@ def _deliver(wish: Wish, project: Project, by: str, remarks: Iterable[str]) -> N
     ):
         tell(f"  {step}")
     _conflicts(name)
+    for note in notes(cfg):
+        tell(f"note: {note}")
 
 
 def _curl(name: str, cfg: Config) -> str:
@@ -176,11 +180,16 @@ def _conflicts(name: str) -> None:
             return
 
 
-def _explain(chosen: dict[str, Choice]) -> None:
-    for key, choice in chosen.items():
+def _explain(project: Project) -> None:
+    for key, choice in project.chosen.items():
         why = f"  ({choice.why})" if choice.why else ""
-        shown = ", ".join(choice.value) if isinstance(choice.value, dict) else written(choice.value)
+        value = choice.value
+        if SETTINGS[key].kind.secret and isinstance(value, dict):
+            value = sorted(value)
+        shown = written(value)
         tell(f"{key}: {shown}{why}")
+    for note in project.notes:
+        tell(f"note: {note}")
 
 
 def tell(text: str) -> None:

@@ -75,10 +75,14 @@ def closed_path(key: str, way: Sequence[Node], identity: Identity) -> Finding | 
     bits = "o+rx" if folder and node.path == way[-1].path else "o+x" if folder else "o+r"
     home = any(PurePath(node.path).is_relative_to(one) for one in HOMES)
     move = f"move it out of {node.path} (to /srv, say), or " if home else ""
+    mend = f"{move}chmod {bits} {shlex.quote(node.path)}"
+    if key == "env_file":
+        instead = f"unit: {{Service: {{EnvironmentFile: {way[-1].path}}}}}"
+        mend = f"if it has secrets, {instead} in place of env_file, which root reads; else {mend}"
     return Finding(
         f"{key}: {way[-1].path} is closed to {identity}: {where}{mode}",
-        "the service could not read it" if key != "env_file" else "the workers read it",
-        f"{move}chmod {bits} {shlex.quote(node.path)}",
+        "the service could not read it",
+        mend,
     )
 
 

@@ -108,12 +108,12 @@ def unheard(unit: str, address: str, found: Iterable[Listener]) -> Finding | Non
 
 
 def below(address: str, first: int) -> Finding | None:
-    """A port that only root may take, where no systemd takes it for us; from `first` all may."""
+    """A port that only root may take, where no unit takes it for us; from `first` all may."""
     wanted = tcp(address)
     if wanted is None or not 0 < wanted[1] < first:
         return None
     return Finding(
-        f"bind: port {wanted[1]} is below {first}, and there is no systemd here to open it",
+        f"bind: port {wanted[1]} is below {first}, and no unit of systemd opens it",
         "only root may listen there",
         f"run it as root, take a port from {first} on, or let systemd start it",
     )

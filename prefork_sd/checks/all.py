@@ -131,7 +131,8 @@ def _addresses(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
     if machine.booted():
         yield from () if twice else _listening(name, cfg, loaded)
         yield from _unreachable(own, cfg)
-        return
+    if loaded.service:
+        return  # systemd opens them
     first = machine.unprivileged_port()
     for address in own:
         if finding := addresses.below(address, first):

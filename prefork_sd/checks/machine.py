@@ -174,7 +174,14 @@ def owners(inodes: set[str]) -> dict[str, str]:
 
 
 def proxies() -> list[Proxy]:
-    """The proxies that are installed, and who they run as."""
+    """The proxies that run here, or if none does those that are installed, and as whom."""
+    found = _installed()
+    units = {proxy.name: f"{Path(PROXIES[proxy.name][0]).name}.service" for proxy in found}
+    running = [one for one in found if shown(units[one.name]).get("ActiveState") == "active"]
+    return running or found
+
+
+def _installed() -> list[Proxy]:
     found = []
     for name, (program, user, root) in PROXIES.items():
         if not Path(program).exists():

@@ -13,6 +13,7 @@ from prefork_sd.units import Hidden
 GENERATED = "/run/systemd/generator"
 # as systemctl(1) shows a time span, beside what a setting may say
 SPANS = {**TIME_UNITS, "w": 7 * 86400.0, "month": 2629800.0, "y": 31557600.0}
+COMMAND = re.compile(r'="?/[^"]*?/prefork-sd"? ')
 PART = re.compile(r"([0-9.]+)([a-z]+)")
 
 Properties = Mapping[str, str]  # of systemctl show; empty where there is no systemd
@@ -117,8 +118,9 @@ def _sockets(loaded: Loaded) -> Iterator[Finding]:
 
 
 def directives(text: str) -> list[str]:
-    """The lines of a unit file that count."""
-    return [line for line in text.splitlines() if line and not line.startswith(("#", ";"))]
+    """The lines of a unit file that count, wherever the command prefork-sd lies."""
+    lines = (COMMAND.sub("=prefork-sd ", line) for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", ";"))]
 
 
 def _names(addresses: set[str]) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefork_sd.checks.finding import Finding
-
-OLDEST = (3, 11)
+from prefork_sd.project import too_old, venv_version
 
 
 def venv_findings(venv: Path) -> Iterator[Finding]:
@@ -17,19 +16,14 @@ def venv_findings(venv: Path) -> Iterator[Finding]:
         what = "does not exist" if not venv.exists() else "is not a virtual environment"
         yield Finding(f"{key} {what}", "the app's packages are looked for there", anew)
         return
-    versions = [path.name.removeprefix("python") for path in venv.glob("lib/python3.*")]
-    if not versions:
+    version = venv_version(venv)
+    if not version:
         yield Finding(f"{key} has no lib/python3.*", "it has no packages", anew)
-    for version in versions:
-        if _number(version) < OLDEST:
-            text = f"{key} is of Python {version}"
-            yield Finding(text, "3.11 is the oldest that will do", anew)
+    elif too_old(version):
+        text = f"{key} is of Python {version}"
+        yield Finding(text, "3.11 is the oldest that will do", anew)
     python = venv / "bin" / "python"
     if not os.access(python, os.X_OK):
         target = os.path.realpath(python)
         why = "the Python that it was made with was replaced, by an upgrade of the system say"
         yield Finding(f"{key} has no Python that runs: {python} leads to {target}", why, anew)
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -99,7 +99,7 @@ def fronts() -> dict[str, Front]:
         "haproxy-unix": Front("haproxy", HAPROXY, unix, settings("HAProxy", 0)),
         "haproxy-tcp": Front("haproxy", HAPROXY, http, BY_TCP),
         "haproxy-protocol": Front("haproxy", HAPROXY, protocol, settings("HAProxy", 1), True),
-        "caddy-unix": Front("caddy", CADDY, names, {"socket_group": "caddy"}),
+        "caddy-unix": Front("caddy", CADDY, names),
         "caddy-tcp": Front("caddy", CADDY, with_tcp(names), BY_TCP),
     }
 
@@ -179,6 +179,21 @@ def test_a_streamed_answer_arrives_whole(site: Site) -> None:
     got = site.machine.run("sha256sum /root/stream").out.split()[0]
     whole = b"".join(bytes([number]) * PIECE for number in range(PIECES))
     assert got == hashlib.sha256(whole).hexdigest()
+
+
+def test_check_has_nothing_against_it(site: Site) -> None:
+    assert site.machine.run("prefork-sd check shop").err == ""
+
+
+def test_check_says_what_the_proxy_would_meet(site: Site) -> None:
+    """Without the settings that the page has for it; nginx and Caddy need none."""
+    site.service.settings = {"app": "app:app", "directory": "/srv/shop"}
+    site.service.configure()
+    told = site.machine.run("prefork-sd check shop").err
+    site.service.settings |= site.front.settings
+    site.service.configure()
+    said = "HAProxy (haproxy) may not connect to /run/prefork-sd/shop.sock"
+    assert (said in told) == (site.front.unit == "haproxy")
 
 
 def test_one_connection_serves_many_requests(site: Site) -> None:

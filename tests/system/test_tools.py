@@ -86,6 +86,34 @@ def test_closed_to_the_service_s_user(machine: Machine, shop: Service) -> None:
     shop.systemctl("start")
 
 
+def test_a_user_of_one_s_own(machine: Machine, shop: Service) -> None:
+    shop.configure(user="keeper")
+    machine.run("systemctl daemon-reload")
+    assert "user: there is no keeper" in check(machine, "shop")
+    machine.run("useradd --system keeper")
+    assert check(machine, "shop") == ""
+    machine.run("chmod 750 /srv/shop")
+    assert "/srv/shop is closed to the user keeper: mode 0750" in check(machine, "shop")
+    machine.run("chgrp keeper /srv/shop")
+    assert check(machine, "shop") == ""
+    shop.systemctl("start")
+    machine.run("chgrp root /srv/shop && systemctl stop shop && userdel keeper")
+
+
+def test_secrets_that_are_too_secret(machine: Machine, shop: Service) -> None:
+    machine.write("/etc/shop.env", "SECRET=1\n")
+    machine.run("chmod 600 /etc/shop.env")
+    shop.configure(env_file="/etc/shop.env")
+    told = check(machine, "shop")
+    assert "env_file: /etc/shop.env is closed to the service's own user: mode 0600" in told
+    assert shop.systemctl("start", check=False).status == 1  # it was right
+    assert "unit: {Service: {EnvironmentFile: /etc/shop.env}}" in told
+    shop.configure(unit={"Service": {"EnvironmentFile": "/etc/shop.env"}})
+    machine.run("systemctl daemon-reload")
+    assert check(machine, "shop") == ""
+    shop.systemctl("restart")
+
+
 def test_an_app_below_home(machine: Machine) -> None:
     machine.run("mkdir -p /home/me")
     machine.write("/home/me/shop/app.py", FLASK)

@@ -20,7 +20,7 @@ from prefork_sd.checks.addresses import (
     unheard,
     unreachable,
 )
-from prefork_sd.checks.unitfile import Loaded, hidden_finding, seconds, unit_findings
+from prefork_sd.checks.unitfile import Loaded, directives, hidden_finding, seconds, unit_findings
 from prefork_sd.checks.venv import venv_findings
 from prefork_sd.config import Config
 from prefork_sd.loader import Application
@@ -75,6 +75,14 @@ def test_a_closed_path_names_the_folder_and_the_command() -> None:
     assert "/home/me on its way, mode 0700" in finding.what
     assert finding.mend == "move it out of /home/me (to /srv, say), or chmod o+x /home/me"
     assert closed_path("directory", [ROOT, folder("/srv", 0o755)], NOBODY) is None
+
+
+def test_a_file_of_secrets_need_not_be_opened_to_all() -> None:
+    way = [ROOT, folder("/etc", 0o755), file("/etc/shop.env", 0o600)]
+    finding = closed_path("env_file", way, NOBODY)
+    assert finding
+    assert "unit: {Service: {EnvironmentFile: /etc/shop.env}}" in finding.mend
+    assert finding.mend.endswith("else chmod o+r /etc/shop.env")
 
 
 def test_the_way_to_a_path_is_read_from_disk(tmp_path: Path) -> None:
@@ -136,6 +144,8 @@ def found(units: Loaded, **settings: Any) -> list[Finding]:
 def test_units_as_they_should_be() -> None:
     assert found(loaded()) == []
     assert found(loaded(files={"shop.service": "[Service]\n# other comment\nExecStart=x"})) == []
+    texts = ('ExecStart="/srv/a b/bin/prefork-sd" run', "ExecStart=/usr/bin/prefork-sd run")
+    assert directives(texts[0]) == directives(texts[1]) == ["ExecStart=prefork-sd run"]
 
 
 def test_without_systemd_there_is_nothing_to_say() -> None:
@@ -362,6 +372,12 @@ def told(site: Path, yaml: str) -> str:
 )
 def test_what_is_told_of_a_file(site: Path, yaml: str, text: str) -> None:
     assert text in told(site, yaml)
+
+
+def test_a_port_that_no_unit_opens(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "unprivileged_port", lambda: 1024)
+    assert "port 80 is below 1024" in told(site, "bind: 127.0.0.1:80\n")
+    assert "below 1024" not in told(site, "bind: 127.0.0.1:8000\n")
 
 
 def test_a_name_that_is_a_user_s(site: Path) -> None:

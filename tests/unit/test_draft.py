@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork_sd.config import SETTINGS, build
-from prefork_sd.draft import USUAL, WIDTH, Choice, draft, entry
+from prefork_sd.draft import USUAL, WIDTH, Choice, draft, entry, written
 from prefork_sd.sources import read
 
 
@@ -41,12 +41,18 @@ def test_every_text_reads_back(folder: Path, values: dict[str, str]) -> None:
         ("preload_app", True, "preload_app: yes"),
         ("user", "no", 'user: "no"'),
         ("timeout", 2.5, "timeout: 2.5"),
+        ("hooks", {}, "hooks: {}"),
         ("socket_group", "", 'socket_group: ""'),
     ],
 )
 def test_what_needs_no_quotes_has_none(folder: Path, key: str, value: object, line: str) -> None:
     assert list(entry(key, value)) == [line]
     assert reread(folder, f"{line}\n") == {key: value}
+
+
+def test_a_mapping_on_one_line(folder: Path) -> None:
+    unit = {"Service": {"UMask": "0007", "IPAddressAllow": ["::1", "127.0.0.1"]}}
+    assert reread(folder, f"unit: {written(unit)}\n") == {"unit": unit}
 
 
 def test_reasons_help_and_remarks_are_comments(folder: Path) -> None:

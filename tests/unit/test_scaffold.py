@@ -106,6 +106,11 @@ def test_a_unit_of_that_name_is_told(etc: Path, shop: Path, capsys: Captured) ->
     assert f"{units}/shop.service wins" in capsys.readouterr().err
 
 
+def test_what_the_unit_would_hide_is_told(etc: Path, shop: Path, capsys: Captured) -> None:
+    assert main(["init", str(shop)]) == 0
+    assert f"note: directory: {shop} is hidden by PrivateTmp=yes" in capsys.readouterr().err
+
+
 def test_a_folder_without_an_app(etc: Path, shop: Path, capsys: Captured) -> None:
     (shop / "app.py").unlink()
     assert main(["init", str(shop)]) == ExitCode.FAILURE
@@ -153,6 +158,20 @@ def test_import_of_a_file_that_lies_elsewhere(etc: Path, shop: Path, tmp_path: P
     assert main([*arguments, "--name", "web"]) == 0
     values = read(etc / "web.yaml")[0]
     assert values == {"app": "web.wsgi:application", "directory": str(shop), "workers": 3}
+
+
+def test_import_tells_of_the_app_that_it_found(etc: Path, shop: Path, capsys: Captured) -> None:
+    (shop / "app.py").write_text("import fastapi\napp = fastapi.FastAPI()\n")
+    (shop / "venv").mkdir()
+    (shop / "venv" / "pyvenv.cfg").touch()
+    file = shop / "gunicorn.conf.py"
+    file.write_text("worker_class = 'uvicorn.workers.UvicornWorker'\n")
+    assert main(["import", str(file), "--stdout"]) == 0
+    assert "An ASGI app needs uvicorn" in capsys.readouterr().err
+    assert main(["import", str(file), "--stdout", "--app", "other:app"]) == 0
+    out, err = capsys.readouterr()
+    assert "venv: venv\n" in out
+    assert "note: " not in err
 
 
 def test_import_without_an_app(etc: Path, tmp_path: Path, capsys: Captured) -> None:
