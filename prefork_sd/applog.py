@@ -23,16 +23,19 @@ class Served(Protocol):
 REQUEST: ContextVar[Served | None] = ContextVar("prefork_sd_request", default=None)
 
 
+_WORKER: dict[str, object] = {}  # the fields of the worker that this process is
+
+
 class Fields(logging.Filter):
     """Adds the worker's and the request's fields to a record that has none of its own."""
 
     def __init__(self, worker: Mapping[str, object]) -> None:
         super().__init__()
-        self._worker = dict(worker)
+        _WORKER.update(worker)  # also where a filter was set up by the worker it was forked from
 
     def filter(self, record: logging.LogRecord) -> bool:
         own = record.__dict__
-        for name, value in self._worker.items():
+        for name, value in _WORKER.items():
             own.setdefault(name, value)
         if (request := REQUEST.get()) is not None:
             own.setdefault("PREFORK_SD_REQUEST_ID", request.id)

@@ -1,6 +1,7 @@
 """The molds of a service, one for each generation that preloads its app or has its own Python."""
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from functools import partial
 from signal import SIGTERM
 
@@ -19,6 +20,9 @@ class Foundry:
         self._package = -1  # a parcel of what we are, once another Python needs it
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}  # by pid
+        # the molds to be, by generation, with the age of the worker that each is to come from
+        self._latent: dict[int, tuple[int, Mold]] = {}
+        self._reforked: set[int] = set()  # generations that have had theirs, or cannot
 
     def order(
         self, release: Release, generation: int, order: Order, enter: Callable[[], None]
@@ -36,11 +40,20 @@ class Foundry:
                 mold.close()
                 raise
             self._molds[generation] = mold
-        mold.order(order)
+        mold.order(self._with_heir(release, generation, order))
+
+    def _with_heir(self, release: Release, generation: int, order: Order) -> Order:
+        """The order of a worker that is to fork the generation's next mold, if none is yet."""
+        settled = generation in self._reforked or generation in self._latent
+        if settled or not release.cfg.refork_after:
+            return order
+        latent = Mold(generation)
+        self._latent[generation] = (order.age, latent)
+        return replace(order, heir=latent.theirs.fileno())
 
     def _live(self, release: Release, mold: Mold, enter: Callable[[], None]) -> int:
         enter()
-        for other in self._molds.values():
+        for other in [*self._molds.values(), *(latent for _, latent in self._latent.values())]:
             other.close()
         mold.channel.close()
         post = Post(mold.generation, mold.theirs, mold.words, preload=release.cfg.preload_app)
@@ -52,12 +65,40 @@ class Foundry:
         """Yield the molds that have something new to say."""
         for mold in self._molds.values():
             if mold.hear() or mold.refused:
+                if mold.unfit:
+                    self._reforked.add(mold.generation)
                 yield mold
+        for generation, (_, latent) in list(self._latent.items()):
+            latent.hear()
+            if latent.unfit or latent.lost:  # another worker may do it, unless none can
+                del self._latent[generation]
+                latent.close()
+            if latent.unfit:
+                self._reforked.add(generation)
+                yield latent
+            elif latent.ready and not latent.lost and self._succeed(latent):
+                yield latent
+
+    def _succeed(self, latent: Mold) -> bool:
+        """Have a new mold take over, once nothing is on order from the old one."""
+        generation = latent.generation
+        old = self._molds.get(generation)
+        if old is not None and not old.idle:
+            return False
+        if old is not None:
+            self._let_go(old)
+        del self._latent[generation]
+        self._molds[generation] = latent
+        self._reforked.add(generation)
+        return True
 
     def made(self, generation: int, age: int) -> None:
         """An ordered worker lives, or never will."""
         if mold := self._molds.get(generation):
             mold.made(age)
+        heir, latent = self._latent.get(generation, (0, None))
+        if latent is not None and heir == age:
+            latent.theirs.close()  # if it dies, nobody has it
 
     def pid_of(self, generation: int) -> int:
         """The generation's mold, or 0."""
@@ -67,10 +108,14 @@ class Foundry:
     def keep(self, generations: Collection[int]) -> None:
         """Let go of the molds of all other generations."""
         for generation in [one for one in self._molds if one not in generations]:
-            mold = self._molds.pop(generation)
-            mold.leaving = True
-            self._leaving[mold.pid] = mold
-            self._processes.kill(mold.pid, SIGTERM)
+            self._let_go(self._molds.pop(generation))
+        for generation in [one for one in self._latent if one not in generations]:
+            self._latent.pop(generation)[1].close()
+
+    def _let_go(self, mold: Mold) -> None:
+        mold.leaving = True
+        self._leaving[mold.pid] = mold
+        self._processes.kill(mold.pid, SIGTERM)
 
     def bury(self, pid: int) -> Mold | None:
         """A child is gone: the mold it was."""
@@ -78,6 +123,7 @@ class Foundry:
             return leaving
         for generation, mold in self._molds.items():
             if mold.pid == pid:
+                self._reforked.discard(generation)  # the next one is cold again
                 return self._molds.pop(generation)
         return None
 

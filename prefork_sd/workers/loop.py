@@ -47,7 +47,9 @@ class LoopWorker(Worker):
     def run(self) -> None:
         self.prepare()
         while self.turn():
-            pass
+            if self.requests >= self.refork_at:
+                self.refork_at = inf
+                self.refork()
         self.finish()
 
     def prepare(self) -> None:
@@ -116,6 +118,12 @@ class LoopWorker(Worker):
     def finish(self) -> None:
         """After the last turn."""
         self.poll.close()
+
+    def abandon(self) -> None:
+        super().abandon()
+        self.poll.close()
+        for fd in self.connections:
+            os.close(fd)
 
     def on_wake(self) -> None:
         """A signal came, or a thread of ours has news."""
