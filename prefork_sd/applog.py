@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from prefork_sd.journal import JournalHandler
 
@@ -23,19 +23,18 @@ class Served(Protocol):
 REQUEST: ContextVar[Served | None] = ContextVar("prefork_sd_request", default=None)
 
 
-_WORKER: dict[str, object] = {}  # the fields of the worker that this process is
-
-
 class Fields(logging.Filter):
     """Adds the worker's and the request's fields to a record that has none of its own."""
 
+    worker: ClassVar[dict[str, object]] = {}  # of the worker that this process is
+
     def __init__(self, worker: Mapping[str, object]) -> None:
         super().__init__()
-        _WORKER.update(worker)  # also where a filter was set up by the worker it was forked from
+        self.worker.update(worker)  # also for filters of the worker that it was forked from
 
     def filter(self, record: logging.LogRecord) -> bool:
         own = record.__dict__
-        for name, value in _WORKER.items():
+        for name, value in self.worker.items():
             own.setdefault(name, value)
         if (request := REQUEST.get()) is not None:
             own.setdefault("PREFORK_SD_REQUEST_ID", request.id)

@@ -212,8 +212,9 @@ def _be_worker(
     """In a child of a mold: live as that worker, with the app if it is imported already."""
     post.channel.close()
     post.words.close()
-    slot, words = server.scoreboard.slot(order["slot"]), LastWords(fds[0])
-    worker = release.worker(server, post.generation, order["age"], slot, words)
+    gc.collect()  # finds nothing: but from now on, full collections reckon by what is not frozen
+    slot = server.scoreboard.slot(order["slot"])
+    worker = release.worker(server, post.generation, order["age"], slot, LastWords(fds[0]))
     worker.group = server.groups.of(f"{cgroups.WORKER}{worker.age}")
     worker.wsgi = app
     for fd in fds[1:]:
