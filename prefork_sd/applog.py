@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from prefork_sd.journal import JournalHandler
 
@@ -26,15 +26,13 @@ REQUEST: ContextVar[Served | None] = ContextVar("prefork_sd_request", default=No
 class Fields(logging.Filter):
     """Adds the worker's and the request's fields to a record that has none of its own."""
 
-    worker: ClassVar[dict[str, object]] = {}  # of the worker that this process is
-
     def __init__(self, worker: Mapping[str, object]) -> None:
         super().__init__()
-        self.worker.update(worker)  # also for filters of the worker that it was forked from
+        _WORKER.update(worker)  # also for filters of the worker that it was forked from
 
     def filter(self, record: logging.LogRecord) -> bool:
         own = record.__dict__
-        for name, value in self.worker.items():
+        for name, value in _WORKER.items():
             own.setdefault(name, value)
         if (request := REQUEST.get()) is not None:
             own.setdefault("PREFORK_SD_REQUEST_ID", request.id)
@@ -42,6 +40,9 @@ class Fields(logging.Filter):
             own.setdefault("HTTP_PATH", request.path)
         own.setdefault("LOGGER", record.name)
         return True
+
+
+_WORKER: dict[str, object] = {}  # the fields of the worker that this process is
 
 
 def adopt(service: str, worker: Mapping[str, object]) -> None:
