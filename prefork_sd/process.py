@@ -8,7 +8,7 @@ import pwd
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -191,6 +191,12 @@ def die_with_parent(parent: int, signum: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         os.kill(os.getpid(), signum)
+
+
+def close(fds: Iterable[int]) -> None:
+    """Close descriptors that this process has got by a fork."""
+    for fd in fds:
+        os.close(fd)
 
 
 def become_subreaper(wanted: bool = True) -> None:

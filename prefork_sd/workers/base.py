@@ -293,9 +293,7 @@ class Worker:
 
     def abandon(self) -> None:
         """In a child of this worker, which is none: let go of what is the worker's alone."""
-        self.words.close()
-        self.signals.close_reading()
-        os.close(self.signals.write_fd)
+        process.close([self.words.fd, self.signals.fileno(), self.signals.write_fd])
 
     def leave(self) -> None:
         """The last thing in a worker's life."""

@@ -14,7 +14,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from prefork_sd import http1, wsgi
+from prefork_sd import http1, process, wsgi
 from prefork_sd.applog import REQUEST
 from prefork_sd.forwarded import Forwarded, Trust
 from prefork_sd.hooks import nothing
@@ -122,8 +122,7 @@ class LoopWorker(Worker):
     def abandon(self) -> None:
         super().abandon()
         self.poll.close()
-        for fd in self.connections:
-            os.close(fd)
+        process.close(self.connections)  # without a word to the clients, who are not ours
 
     def on_wake(self) -> None:
         """A signal came, or a thread of ours has news."""
