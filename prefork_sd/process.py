@@ -164,6 +164,12 @@ def _wait_for(gone: int, run: Callable[[], int]) -> int:
     return run()
 
 
+def close(fds: Iterable[int]) -> None:
+    """Close descriptors that this process has got by a fork."""
+    for fd in fds:
+        os.close(fd)
+
+
 def become(user: str, group: str) -> None:
     """Take on a user and group for good, unless we are them. Raises PreforkError."""
     if not user:
@@ -191,12 +197,6 @@ def die_with_parent(parent: int, signum: int) -> None:
     _prctl(PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         os.kill(os.getpid(), signum)
-
-
-def close(fds: Iterable[int]) -> None:
-    """Close descriptors that this process has got by a fork."""
-    for fd in fds:
-        os.close(fd)
 
 
 def become_subreaper(wanted: bool = True) -> None:
