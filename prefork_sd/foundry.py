@@ -20,8 +20,8 @@ class Foundry:
         self._package = -1  # a parcel of what we are, once another Python needs it
         self._molds: dict[int, Mold] = {}
         self._leaving: dict[int, Mold] = {}  # by pid
-        # the molds to be, by generation, with the age of the worker that each is to come from
-        self._latent: dict[int, tuple[int, Mold]] = {}
+        # what may become a generation's next mold, by the age of the worker that it would come from
+        self._latent: dict[int, dict[int, Mold]] = {}
         self._reforked: set[int] = set()  # generations that have had theirs, or cannot
 
     def order(
@@ -43,17 +43,15 @@ class Foundry:
         mold.order(self._with_heir(release, generation, order))
 
     def _with_heir(self, release: Release, generation: int, order: Order) -> Order:
-        """The order of a worker that is to fork the generation's next mold, if none is yet."""
-        settled = generation in self._reforked or generation in self._latent
-        if settled or not release.cfg.refork_after:
+        """The order of a worker that may fork the generation's next mold, if that is to come."""
+        if generation in self._reforked or not release.cfg.refork_after:
             return order
-        latent = Mold(generation)
-        self._latent[generation] = (order.age, latent)
+        latent = self._latent.setdefault(generation, {})[order.age] = Mold(generation)
         return replace(order, heir=latent.theirs.fileno())
 
     def _live(self, release: Release, mold: Mold, enter: Callable[[], None]) -> int:
         enter()
-        for other in [*self._molds.values(), *(latent for _, latent in self._latent.values())]:
+        for other in [*self._molds.values(), *self._latents()]:
             other.close()
         mold.channel.close()
         post = Post(mold.generation, mold.theirs, mold.words, preload=release.cfg.preload_app)
@@ -68,36 +66,46 @@ class Foundry:
                 if mold.unfit:
                     self._reforked.add(mold.generation)
                 yield mold
-        for generation, (_, latent) in list(self._latent.items()):
+        for latent in self._latents():
             latent.hear()
-            if latent.unfit or latent.lost:  # another worker may do it, unless none can
-                del self._latent[generation]
-                latent.close()
-            if latent.unfit:
+            generation = latent.generation
+            if generation in self._reforked:  # by another one, just now
+                continue
+            if latent.unfit or (latent.ready and not latent.lost and self._succeed(latent)):
                 self._reforked.add(generation)
                 yield latent
-            elif latent.ready and not latent.lost and self._succeed(latent):
-                yield latent
+        for generation, latents in list(self._latent.items()):
+            if generation in self._reforked:
+                self._forget(generation)
+            for age in [age for age, one in latents.items() if one.lost]:
+                latents.pop(age).close()
 
     def _succeed(self, latent: Mold) -> bool:
         """Have a new mold take over, once nothing is on order from the old one."""
-        generation = latent.generation
-        old = self._molds.get(generation)
+        old = self._molds.get(latent.generation)
         if old is not None and not old.idle:
             return False
         if old is not None:
             self._let_go(old)
-        del self._latent[generation]
-        self._molds[generation] = latent
-        self._reforked.add(generation)
+        self._molds[latent.generation] = latent
         return True
+
+    def _latents(self) -> list[Mold]:
+        return [one for latents in self._latent.values() for one in latents.values()]
+
+    def _forget(self, generation: int) -> None:
+        """No other mold is going to come from a worker of that generation."""
+        latents = self._latent.pop(generation, {})
+        for age in list(latents):
+            latent = latents.pop(age)
+            if latent is not self._molds.get(generation):
+                latent.close()
 
     def made(self, generation: int, age: int) -> None:
         """An ordered worker lives, or never will."""
         if mold := self._molds.get(generation):
             mold.made(age)
-        heir, latent = self._latent.get(generation, (0, None))
-        if latent is not None and heir == age:
+        if latent := self._latent.get(generation, {}).get(age):
             latent.theirs.close()  # if it dies, nobody has it
 
     def pid_of(self, generation: int) -> int:
@@ -110,7 +118,7 @@ class Foundry:
         for generation in [one for one in self._molds if one not in generations]:
             self._let_go(self._molds.pop(generation))
         for generation in [one for one in self._latent if one not in generations]:
-            self._latent.pop(generation)[1].close()
+            self._forget(generation)
 
     def _let_go(self, mold: Mold) -> None:
         mold.leaving = True

@@ -38,7 +38,7 @@ class Order:
     age: int
     slot: int
     words: int
-    heir: int = -1  # the channel of the mold that is to be forked from it one day, if it is to be
+    heir: int = -1  # the channel of the mold that may be forked from it one day
 
 
 class Mold:
@@ -226,7 +226,8 @@ def _be_worker(
 def _refork(release: Release, server: Server, worker: Worker, channel: socket.socket) -> None:
     """In a worker that has warmed up: fork the mold of those that come after it."""
     post = Post(worker.generation, channel, LastWords(), preload=True)
-    with suppress(OSError):  # nobody is at the other end any more
+    with suppress(OSError):  # another worker has done it already
+        post.say(server)
         try:
             if threads := _threads():
                 post.say(server, unfit=f"worker {worker.pid} has threads ({', '.join(threads)})")
