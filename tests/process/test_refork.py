@@ -26,6 +26,17 @@ PAGES["/cache"] = cache
 with open("imported", "a") as file:
     file.write(f"{os.getpid()}\\n")
 """
+LARGE = 60_000_000  # bytes
+HEAP = f"""
+DATA = []
+
+def heap(environ):
+    if not DATA:
+        DATA.append(os.urandom({LARGE}))
+    return b"filled"
+
+PAGES["/cache"] = heap
+"""
 THREAD = """
 import threading
 
@@ -84,6 +95,23 @@ def test_the_workers_share_what_one_has_cached(systemd: Systemd) -> None:
     assert {int(pid) for _, pid in told} <= set(systemd.workers())
     assert len((systemd.site / "imported").read_text().split()) == 1
     assert not systemd.all_records(level="error")
+
+
+def test_it_is_in_memory_once(systemd: Systemd) -> None:
+    systemd.deploy(more=HEAP)
+    systemd.up(**settings(workers=4))
+    warm(systemd)
+    for _ in range(40):
+        assert systemd.get("/cache").text == "filled"
+    everybody = [*systemd.workers(), *molds(systemd)]
+    assert len(everybody) >= 5
+    assert LARGE <= sum(map(share_of_memory, everybody)) < 2 * LARGE
+
+
+def share_of_memory(pid: int) -> int:
+    """Bytes, those that are shared divided by who shares them: proc_pid_smaps_rollup(5)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def test_nobody_waits_or_is_lost_meanwhile(systemd: Systemd) -> None:
