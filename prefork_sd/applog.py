@@ -124,11 +124,11 @@ class Fields(logging.Filter):
 
     def __init__(self, worker: Mapping[str, object]) -> None:
         super().__init__()
-        self._worker = dict(worker)
+        _WORKER.update(worker)  # also for filters of the worker that it was forked from
 
     def filter(self, record: logging.LogRecord) -> bool:
         own = record.__dict__
-        for name, value in self._worker.items():
+        for name, value in _WORKER.items():
             own.setdefault(name, value)
         if (request := REQUEST.get()) is not None:
             own.setdefault("PREFORK_SD_REQUEST_ID", request.id)
@@ -136,6 +136,9 @@ class Fields(logging.Filter):
             own.setdefault("HTTP_PATH", request.path)
         own.setdefault("LOGGER", record.name)
         return True
+
+
+_WORKER: dict[str, object] = {}  # the fields of the worker that this process is
 
 
 def adopt(service: str, worker: Mapping[str, object]) -> None:

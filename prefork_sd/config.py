@@ -176,6 +176,13 @@ class Config:
     preload_app: bool = setting(
         "no", FLAG, help="import the app once, before workers are forked; saves memory"
     )
+    refork_after: int = setting(
+        0,
+        WHOLE,
+        help="requests after which the workers are forked anew, from one that has served so many; "
+        "0: never",
+        at_least=0,
+    )
     surge: int = setting(
         0,
         WHOLE,
@@ -361,11 +368,22 @@ def _disagreements(config: Config) -> Iterator[tuple[str, str]]:
         yield "group", "needs a `user` too; without one systemd makes both up"
     if config.max_requests_jitter and not config.max_requests:
         yield "max_requests_jitter", "needs `max_requests` too"
+    if config.refork_after:
+        yield from _refork_disagreements(config)
     if config.threads > 1 and config.worker_class in ("sync", "asgi"):
         yield "threads", f"must be 1 with `worker_class: {config.worker_class}`; leave one out"
     if config.limit_request_head < max(config.limit_request_line, config.limit_request_field_size):
         yield "limit_request_head", "must not be smaller than the limits of a line and of a field"
     yield from _tls_disagreements(config)
+
+
+def _refork_disagreements(config: Config) -> Iterator[tuple[str, str]]:
+    if not config.preload_app:
+        yield "refork_after", "needs `preload_app: yes` too"
+    if config.threads > 1 or config.worker_class in ("threads", "asgi"):
+        yield "refork_after", "is for `sync` workers: threads do not outlive a fork"
+    if 0 < config.max_requests <= config.refork_after:
+        yield "refork_after", "must be smaller than `max_requests`"
 
 
 def _tls_disagreements(config: Config) -> Iterator[tuple[str, str]]:

@@ -132,7 +132,8 @@ class Crew:
     def bury_mold(self, mold: Mold, exit: Exit) -> None:
         """Without its mold, what was ordered from it is not going to be."""
         now = time.monotonic()
-        ordered = self.ordered(mold.generation)
+        superseded = mold.leaving and self.foundry.pid_of(mold.generation)
+        ordered = [] if superseded else self.ordered(mold.generation)
         reason = next((self.reasons[one.pid] for one in ordered if one.pid in self.reasons), "")
         failed: tuple[Child, Obituary] | None = None
         for worker in ordered:
@@ -182,6 +183,8 @@ class Crew:
                 text = "generation %d runs under Python %s of %s"
                 self.log.info(text, mold.generation, mold.python, release.cfg.venv)
                 mold.python = ""
+            if mold.origin or mold.unfit:
+                self.refork(mold)
             while mold.refused:
                 age, why = mold.refused.pop()
                 if worker := self.WORKERS.get(-age):
@@ -197,6 +200,21 @@ class Crew:
             if child.state is State.RETIRING:  # it was not wanted any more before it lived
                 farewell = signal.SIGQUIT if child.hurried else signal.SIGTERM
                 self.processes.kill(worker.pid, farewell)
+
+    def refork(self, mold: Mold) -> None:
+        """Have all workers of a generation replaced by children of its new mold, or say why not."""
+        if mold.unfit:
+            self.log.warning(
+                "refork_after has no effect: %s", mold.unfit,
+                extra=journal.fields(Event.CONFIG_WARNING),
+            )  # fmt: skip
+            mold.unfit = ""
+            return
+        text = "generation %d: its workers are forked anew, from what worker %d has become"
+        self.log.info(text, mold.generation, mold.origin)
+        mold.origin = 0
+        for worker in self.WORKERS.values():
+            worker.condemned = worker.condemned or worker.generation == mold.generation
 
     def observe_workers(self) -> None:
         """Read the scoreboard: who is ready, who drains, who is tired."""

@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -164,6 +164,12 @@ def _wait_for(gone: int, run: Callable[[], int]) -> int:
         pass
     os.close(gone)
     return run()
+
+
+def close(fds: Iterable[int]) -> None:
+    """Close descriptors that this process has got by a fork."""
+    for fd in fds:
+        os.close(fd)
 
 
 def become(user: str, group: str) -> None:

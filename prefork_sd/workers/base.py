@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from signal import Signals
 from types import FrameType
@@ -116,6 +117,8 @@ class Worker:
         self.condemned = False  # the arbiter wants a successor for it
         self.mourned = False  # its evidence is on record
         self.requests = 0
+        self.refork_at = inf  # requests after which, between two of them, it calls
+        self.refork: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         return f"worker {self.pid} (generation {self.generation})"
@@ -293,6 +296,10 @@ class Worker:
     def wake_arbiter(self) -> None:
         with suppress(OSError):  # full: it is awake; broken: it is gone
             os.write(self.wake_fd, b".")
+
+    def abandon(self) -> None:
+        """In a child of this worker, which is none: let go of what is the worker's alone."""
+        process.close([self.words.fd, self.signals.fileno(), self.signals.write_fd])
 
     def leave(self) -> None:
         """The last thing in a worker's life."""

@@ -8,7 +8,7 @@ import secrets
 import time
 from math import inf
 
-from prefork_sd import http1, wsgi
+from prefork_sd import http1, process, wsgi
 from prefork_sd.applog import REQUEST
 from prefork_sd.forwarded import Forwarded, Trust
 from prefork_sd.hooks import nothing
@@ -45,7 +45,9 @@ class LoopWorker(AcceptingWorker):
     def run(self) -> None:
         self.prepare()
         while self.turn():
-            pass
+            if self.requests >= self.refork_at:
+                self.refork_at = inf
+                self.refork()
         self.finish()
 
     def prepare(self) -> None:
@@ -116,6 +118,11 @@ class LoopWorker(AcceptingWorker):
     def finish(self) -> None:
         """After the last turn."""
         self.poll.close()
+
+    def abandon(self) -> None:
+        super().abandon()
+        self.poll.close()
+        process.close(self.connections)  # without a word to the clients, who are not ours
 
     def on_wake(self) -> None:
         """A signal came, or a thread of ours has news."""

@@ -161,6 +161,9 @@ def test_all_problems_are_told_at_once_by_line() -> None:
     [
         ({"group": "shop"}, "group"),
         ({"max_requests_jitter": 5}, "max_requests_jitter"),
+        ({"refork_after": 5}, "refork_after"),
+        ({"refork_after": 5, "preload_app": True, "threads": 2}, "refork_after"),
+        ({"refork_after": 5, "preload_app": True, "max_requests": 5}, "refork_after"),
         ({"threads": 2, "worker_class": "sync"}, "threads"),
         ({"limit_request_head": 1024}, "limit_request_head"),
     ],
