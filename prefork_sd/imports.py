@@ -167,7 +167,9 @@ def _folders() -> list[str]:
 
 
 def said(error: BaseException) -> str:
-    """An exception as one line: "ValueError: text"."""
+    """An exception as one line: "ValueError: text". A group of one is that one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     if isinstance(error, SyntaxError):  # its text has the place, which the last line has not
         return _line(f"{type(error).__name__}: {error}")
     return _line(traceback.format_exception_only(error)[-1])

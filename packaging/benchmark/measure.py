@@ -144,8 +144,13 @@ def measure_all(
 
 
 def memory(server: Server, running: Running, scenario: Scenario, at: Cores) -> Figures:
-    """What the tree holds once every worker has served."""
-    wrk(running.port, scenario, 1, at)
+    """What the tree holds once every worker has served, and as often as it should."""
+    answered = 0
+    while answered <= scenario.requests:
+        result = wrk(running.port, scenario, 1, at)
+        if not result["requests"]:
+            raise BenchError("not one request was answered")
+        answered += result["requests"]
     total, workers = running.pss(), server.job(scenario, 0).workers
     return {
         "pss": total,

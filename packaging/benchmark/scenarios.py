@@ -30,6 +30,12 @@ P50 = Column("p50", "p50 ms", ".2f")
 P99 = Column("p99", "p99 ms", ".2f")
 BUSY = Column("busy", "busy %", ".0f")  # of its processor; others had the rest, or nobody
 FAILED = Column("failed", "failed", ",.0f")
+HELD = (
+    Column("pss", "PSS MiB", ".1f"),
+    Column("workers", "workers", ".0f"),
+    Column("each", "MiB a worker", ".1f"),
+    Column("processes", "processes", ".0f"),
+)
 LOADED = (RATE, CPU, BUSY, P50, P99, FAILED)
 
 
@@ -45,6 +51,8 @@ class Scenario:
     idle: int = 0  # connections that stay open beside the load
     threads: int = 0  # 0: as many as each server usually has
     workers: int = 1
+    preload: bool = False  # whether the app is imported before the workers are forked
+    requests: int = 0  # at least, before memory is looked at
     kind: Kind = Kind.LOAD
     key: str = "rate"
     high: bool = True  # whether a high key is a good one
@@ -98,12 +106,30 @@ SCENARIOS = (
         kind=Kind.MEMORY,
         key="pss",
         high=False,
-        columns=(
-            Column("pss", "PSS MiB", ".1f"),
-            Column("workers", "workers", ".0f"),
-            Column("each", "MiB a worker", ".1f"),
-            Column("processes", "processes", ".0f"),
-        ),
+        columns=HELD,
+    ),
+    Scenario(
+        name="django",
+        title="memory of a Django site, 8 workers, after 10,000 requests",
+        app="shop:application",
+        workers=8,
+        requests=10_000,
+        kind=Kind.MEMORY,
+        key="pss",
+        high=False,
+        columns=HELD,
+    ),
+    Scenario(
+        name="preload",
+        title="memory of a preloaded Django site, 8 workers, after 10,000 requests",
+        app="shop:application",
+        workers=8,
+        preload=True,
+        requests=10_000,
+        kind=Kind.MEMORY,
+        key="pss",
+        high=False,
+        columns=HELD,
     ),
     Scenario(
         name="wakeups",

@@ -24,6 +24,7 @@ class Job:
     port: int
     workers: int
     threads: int
+    preload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Server:
     command: Callable[[Job], Sequence[str]]
     threads: int = 0
     forks: bool = True
+    preloads: bool = False
 
     def version(self) -> str:
         """What is installed; "" if it is not."""
@@ -51,6 +53,8 @@ class Server:
             return "not installed"
         if scenario.threads and not self.threads:
             return "has no threads"
+        if scenario.preload and not self.preloads:
+            return "does not preload"
         return ""
 
     def job(self, scenario: Scenario, port: int) -> Job:
@@ -59,17 +63,20 @@ class Server:
             port,
             scenario.workers if self.forks else 1,
             scenario.threads or self.threads or 1,
+            scenario.preload,
         )
 
 
 def prefork_sd(job: Job) -> Sequence[str]:
     options = f"--bind 127.0.0.1:{job.port} --workers {job.workers} --threads {job.threads}"
-    return [*PYTHON, "-m", "prefork_sd", "serve", job.app, *options.split(), "--access-log", "off"]
+    options += " --access-log off" + " --preload-app yes" * job.preload
+    return [*PYTHON, "-m", "prefork_sd", "serve", job.app, *options.split()]
 
 
 def gunicorn(job: Job, worker: str) -> Sequence[str]:
     options = f"-b 127.0.0.1:{job.port} -w {job.workers} -k {worker} --threads {job.threads}"
     limits = f"--keep-alive 75 --worker-connections {OPEN} --http-parser fast --no-control-socket"
+    limits += " --preload" * job.preload
     return [*PYTHON, "-m", "gunicorn", *options.split(), *limits.split(), job.app]
 
 
@@ -111,10 +118,10 @@ def launched(name: str) -> Callable[[Job], Sequence[str]]:
 
 BASE = "gunicorn-gthread"  # what the first ratio is taken to
 SERVERS = (
-    Server("prefork-sd", "", prefork_sd),
-    Server("prefork-sd-threads", "", prefork_sd, threads=4),
-    Server("gunicorn-sync", "gunicorn", gunicorn_sync),
-    Server(BASE, "gunicorn", gunicorn_gthread, threads=4),
+    Server("prefork-sd", "", prefork_sd, preloads=True),
+    Server("prefork-sd-threads", "", prefork_sd, threads=4, preloads=True),
+    Server("gunicorn-sync", "gunicorn", gunicorn_sync, preloads=True),
+    Server(BASE, "gunicorn", gunicorn_gthread, threads=4, preloads=True),
     Server("uwsgi", "uWSGI", uwsgi, threads=1),
     Server("waitress", "waitress", waitress, threads=4, forks=False),
     Server("granian", "granian", granian, threads=1),

@@ -1,11 +1,13 @@
 """The `threads` worker: the same loop, and a pool of threads that call the app."""
 
-import faulthandler
+import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from math import inf
 from queue import SimpleQueue
+from types import FrameType
 
 from prefork_sd.scoreboard import HUNG
 from prefork_sd.workers.connection import HEAD, RUNNING, Connection, Request
@@ -14,6 +16,9 @@ from prefork_sd.workers.loop import LoopWorker
 GRACE = 0.02  # seconds that a full worker leaves to the others for taking a client from it
 
 Job = tuple[Connection, Request | None]
+
+NAME = "prefork-sd-"  # and a number: what our threads are called
+DEEPEST = 100  # frames of one thread in evidence, the innermost
 
 
 class ThreadsWorker(LoopWorker):
@@ -35,24 +40,28 @@ class ThreadsWorker(LoopWorker):
         self.done: deque[tuple[Connection, int]] = deque()
         self.lanes = [*reversed(lanes)]  # the threads that have nothing to do
         self.begun: dict[int, float] = {}  # lane: since when it runs the app
+        self.doing: dict[str, Connection] = {}  # thread's name: whose request it answers
         self.hung = False
         self.full = False  # new clients are left to the others for a moment
         # requests that may wait for a thread before this worker leaves new clients to others
         self.patient = inf if self.cfg.workers == 1 else self.cfg.threads
         super().prepare()
         for lane in lanes:
-            name = f"prefork-sd-{lane + 1}"
+            name = f"{NAME}{lane + 1}"
             threading.Thread(target=self.work, args=[lane], name=name, daemon=True).start()
 
     def work(self, lane: int) -> None:
         """A thread's life."""
+        name = threading.current_thread().name
         while job := self.jobs[lane].get():
             connection, request = job
+            self.doing[name] = connection
             if request is not None:
                 request.started = time.monotonic()
                 self.call_app(connection, request, lane)
             else:
                 self.call_again(connection, lane)
+            del self.doing[name]
             self.done.append((connection, lane))
             self.signals.wake()
 
@@ -153,7 +162,31 @@ class ThreadsWorker(LoopWorker):
         oldest = min(self.begun.values(), default=inf)
         if not self.hung and oldest + self.allowance <= time.monotonic():
             self.hung = True
-            faulthandler.dump_traceback(self.words.fd, all_threads=True)
+            self.words.write("\n".join(self.stacks()))
             self.tmp.raise_flag(HUNG)
             self.alive = False
             self.signals.wake()  # the drain begins in this turn
+
+    def stacks(self) -> Iterator[str]:
+        """Where each thread is that runs code of the app, as faulthandler says it, but by name."""
+        frames = sys._current_frames()
+        for thread in threading.enumerate():
+            connection = self.doing.get(thread.name)
+            ours = thread.name.startswith(NAME) or thread is threading.current_thread()
+            frame = frames.get(thread.ident or 0)
+            if frame is None or (ours and connection is None):
+                continue
+            request = connection.request if connection else None
+            doing = f" with {request.method} {request.path}" if request else ""
+            yield f"Thread {thread.name}{doing} (most recent call first):"
+            yield from places(frame)
+
+
+def places(frame: FrameType | None) -> Iterator[str]:
+    """The innermost frames, innermost first, written as faulthandler writes them."""
+    for _ in range(DEEPEST):
+        if frame is None:
+            return
+        code = frame.f_code
+        yield f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}'
+        frame = frame.f_back

@@ -66,6 +66,16 @@ async def spawning(scope):
 
 PAGES["/spawn"] = spawning
 """
+ENDLESS = """
+async def endless(scope):
+    yield b"first"
+    await knock("endless")
+    while True:
+        yield b"tick"
+        await asyncio.sleep(0.05)
+
+PAGES["/endless"] = endless
+"""
 HOOKS = """
 from prefork_sd.applog import REQUEST
 
@@ -375,6 +385,20 @@ def test_a_drain_has_a_limit(asgi: Systemd) -> None:
     assert time.monotonic() - began < 2
     assert client.answer().status == 503
     assert "no time left for 1 requests: GET /wait" in asgi.record(level="warn")["message"]
+    assert not asgi.all_records(level="error")
+
+
+def test_a_stream_without_an_end_is_cut_in_time(asgi: Systemd) -> None:
+    deploy(asgi, more=ENDLESS)
+    asgi.up(workers=1, graceful_timeout=2)
+    client = asgi.client().send("/endless")
+    asgi.knock("endless").release()
+    began = time.monotonic()
+    assert asgi.stop() == 0
+    assert 1 < time.monotonic() - began < 2.5
+    with pytest.raises((OSError, HTTPException)):
+        client.answer()
+    assert "no time left for 1 requests: GET /endless" in asgi.record(level="warn")["message"]
     assert not asgi.all_records(level="error")
 
 

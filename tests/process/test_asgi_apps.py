@@ -94,10 +94,53 @@ async def index(request):
     return HttpResponse(f"{VERSION} {os.getpid()}")
 
 urlpatterns = [path("", index)]
-application = get_asgi_application()
+pages = get_asgi_application()
+
+async def application(scope, receive, send):
+    # Django itself has no WebSockets: they are told apart in front of it
+    if scope["type"] != "websocket":
+        await pages(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": VERSION})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
 """
 
-APPS = {"starlette": STARLETTE, "fastapi": FASTAPI, "quart": QUART, "django": DJANGO}
+LITESTAR = """
+import contextlib
+import os
+from litestar import Litestar, MediaType, WebSocket, get, websocket
+
+VERSION = "1"
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    app.state.version = VERSION
+    yield
+
+@get("/", media_type=MediaType.TEXT)
+async def index() -> str:
+    return f"{VERSION} {os.getpid()}"
+
+@websocket("/echo")
+async def echo(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text(socket.app.state.version)
+    while True:
+        await socket.send_text(await socket.receive_text())
+
+application = Litestar([index, echo], lifespan=[lifespan])
+"""
+
+APPS = {
+    "starlette": STARLETTE,
+    "fastapi": FASTAPI,
+    "quart": QUART,
+    "django": DJANGO,
+    "litestar": LITESTAR,
+}
 
 
 @pytest.mark.parametrize("preload", [False, True])
@@ -107,11 +150,9 @@ def test_a_reload_loses_no_request(systemd: Systemd, name: str, preload: bool) -
     systemd.write("app.py", source)
     systemd.up(workers=2, preload_app=preload)
     load = Load(systemd)
-    sockets = []
-    if name != "django":  # which has none
-        sockets = [WebSocket(systemd.listeners[0][1], "/echo") for _ in range(2)]
-        assert [socket.frame().text for socket in sockets] == ["1", "1"]
-        assert [socket.say("hello") for socket in sockets] == ["hello", "hello"]
+    sockets = [WebSocket(systemd.listeners[0][1], "/echo") for _ in range(2)]
+    assert [socket.frame().text for socket in sockets] == ["1", "1"]
+    assert [socket.say("hello") for socket in sockets] == ["hello", "hello"]
     systemd.write("app.py", source.replace('VERSION = "1"', 'VERSION = "2"'))
     client = systemd.run("reload", str(systemd.yaml))
     for answer in load.until(client):
@@ -122,12 +163,18 @@ def test_a_reload_loses_no_request(systemd: Systemd, name: str, preload: bool) -
     assert not systemd.all_records(level="error")
 
 
-@pytest.mark.parametrize("name", ["starlette", "fastapi"])
+BROKEN = {"starlette": "    yield {", "fastapi": "    yield {", "litestar": "    yield"}
+
+
+@pytest.mark.parametrize("name", BROKEN)
 def test_a_lifespan_that_fails_is_a_failed_boot(systemd: Systemd, name: str) -> None:
-    source = APPS[name].replace("    yield {", '    raise LookupError("no database")\n    yield {')
+    end = BROKEN[name]
+    source = APPS[name].replace(end, f'    raise LookupError("no database")\n{end}', 1)
     systemd.write("app.py", source)
     systemd.start(workers=1)
     assert systemd.ended() == 3
     message = systemd.record("worker-boot-failed")["message"]
-    assert "the app's startup failed: LookupError: no database" in message
+    said = "the app's startup failed: LookupError: no database"
+    assert said in message
+    assert said in systemd.said("STATUS")[-1].fields["STATUS"]
     assert "in lifespan" in message

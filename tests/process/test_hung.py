@@ -1,6 +1,7 @@
 """Workers that hang: found wherever they hang, gone in time, and what they did is on record."""
 
 import os
+import re
 from http.client import HTTPException
 from signal import SIGCONT, SIGSTOP
 
@@ -76,8 +77,14 @@ def test_a_hung_request_does_not_take_its_siblings(systemd: Systemd) -> None:
     siblings = [systemd.client().send("/wait") for _ in range(2)]
     inside = [systemd.knock("request") for _ in siblings]
     record = evidence(systemd, "/pause")
-    assert "in stuck" in record["message"]
     assert "drains" in record["message"]
+    stacks = re.findall(r"Thread (\S+) with GET (\S+) .*\n  File .* in (\w+)", record["message"])
+    assert sorted(where for _, *where in stacks) == [
+        ["/pause", "stuck"],
+        ["/wait", "knock"],
+        ["/wait", "knock"],
+    ]
+    assert {name for name, *_ in stacks} < {f"prefork-sd-{number}" for number in range(1, 5)}
     assert systemd.get().pid != old  # a new one accepts
     for visitor in inside:
         visitor.release()

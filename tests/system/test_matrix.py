@@ -18,11 +18,12 @@ from tests.system.traffic import Request, traffic
 PORT = 8100
 CLIENTS = {"port": PORT, "clients": 8, "pause": 0.01}
 RELOADS = {"trixie": 20, "bookworm": 5}
+SLOW = f"curl -sS http://127.0.0.1:{PORT}/slow"
 TIMEOUT = 1  # seconds that a request may hang
 
 # Says "VERSION worker importer"; importer is who has imported the app.
 COMMON = """
-import asyncio, os, sys, time
+import asyncio, logging, os, sys, time
 
 VERSION = "1"
 IMPORTER = os.getpid()
@@ -32,7 +33,7 @@ def stuck_here():
         time.sleep(1)
 
 def page(path):
-    print("begun", path, file=sys.stderr, flush=True)
+    logging.getLogger("shop").warning("begun %s", path)
     if path == "/hang":
         stuck_here()
     return f"{VERSION} {os.getpid()} {IMPORTER}".encode()
@@ -215,11 +216,24 @@ def test_a_killed_mold_is_made_anew(way: Way) -> None:
     way.whole()
 
 
+def test_what_the_app_logs_names_its_request(way: Way) -> None:
+    service = way.service
+    with service.machine.follow(f"{service.name}.service") as journal:
+        clients = [service.machine.start(f"{SLOW} | wc -c", stdout=-1) for _ in range(2)]
+        records = [journal.until(lambda one: one["MESSAGE"] == "begun /slow") for _ in clients]
+        for client in clients:
+            client.communicate(timeout=30)
+    assert len({record["PREFORK_SD_REQUEST_ID"] for record in records}) == 2
+    for record in records:
+        assert (record["HTTP_METHOD"], record["HTTP_PATH"]) == ("GET", "/slow")
+        assert (record["LOGGER"], record["PRIORITY"]) == ("shop", "4")
+        assert int(record["PREFORK_SD_WORKER_PID"]) in way.workers()
+
+
 def test_requests_in_hand_are_finished_when_it_stops(way: Way) -> None:
     service, machine = way.service, way.service.machine
-    command = f"exec curl -sS http://127.0.0.1:{PORT}/slow | wc -c"
     with machine.follow(f"{service.name}.service") as journal:
-        clients = [machine.start(command, stdout=-1) for _ in range(2)]
+        clients = [machine.start(f"{SLOW} | wc -c", stdout=-1) for _ in range(2)]
         for _ in clients:
             journal.until(lambda record: record["MESSAGE"] == "begun /slow")
         machine.run(f"systemctl stop {service.name}.socket {service.name}.service")

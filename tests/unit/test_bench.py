@@ -198,6 +198,15 @@ def test_a_server_without_threads_takes_no_part_where_they_are_needed() -> None:
     assert ours.missing(scenarios.BY_NAME["wait"]) == "has no threads"
 
 
+def test_only_those_that_can_preload_take_part_where_it_is_asked_for() -> None:
+    scenario = scenarios.BY_NAME["preload"]
+    assert servers.BY_NAME["waitress"].missing(scenario) in ("does not preload", "not installed")
+    for name, option in (("prefork-sd", "--preload-app"), ("gunicorn-sync", "--preload")):
+        server = servers.BY_NAME[name]
+        assert option in server.command(server.job(scenario, 12345))
+        assert option not in server.command(server.job(scenarios.BY_NAME["django"], 12345))
+
+
 def test_a_server_that_is_not_there_is_missing() -> None:
     one = servers.Server("x", "no-such-distribution-anywhere", servers.prefork_sd)
     assert one.missing(scenarios.BY_NAME["bare"]) == "not installed"
