@@ -27,7 +27,7 @@ def groups(service: Service) -> dict[str, set[int]]:
     """The groups below the unit's own, and the processes in each."""
     root = f"/sys/fs/cgroup{service.show('ControlGroup')}"
     lines = service.machine.run(
-        f"cd {root} && for name in arbiter workers/*/; do echo $name $(cat $name/cgroup.procs); done"
+        f"cd {root} && for g in arbiter workers/*/; do echo $g $(cat $g/cgroup.procs); done"
     ).out.splitlines()
     return {Path(line.split()[0]).name: {int(pid) for pid in line.split()[1:]} for line in lines}
 
