@@ -17,6 +17,7 @@ ROOTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 ARBITER, WORKERS, WORKER = "arbiter", "workers", "worker-"
 CONTROLLERS = ("memory", "pids", "cpu")
 DELEGATED = ("user.delegate", "trusted.delegate")  # how systemd marks a group that it has given
+PROTECTED = 64 << 20  # bytes that the arbiter keeps when memory is short: it has to act then
 OMIT = "user.oomd_omit"  # systemd-oomd shall take a worker, never the arbiter
 
 
@@ -43,6 +44,9 @@ class Groups:
                 join(self._made(ARBITER))
             _enabled(self.root)
             self.memory = "memory" in _enabled(self._made(WORKERS))
+            if self.memory:
+                with suppress(OSError):
+                    (self.root / ARBITER / "memory.low").write_text(str(PROTECTED))
             with suppress(OSError):
                 os.setxattr(self.root / ARBITER, OMIT, b"1")
         except OSError as error:

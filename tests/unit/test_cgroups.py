@@ -64,6 +64,7 @@ def test_a_worker_gets_its_bound_where_the_controller_is(
     unbounded = groups.make("worker-2")
     assert bounded is not None
     assert unbounded is not None
+    assert tree.read("arbiter/memory.low") == str(64 << 20)
     assert (bounded / "memory.max").read_text() == str(100 << 20)
     assert (bounded / "memory.swap.max").read_text() == "0"
     assert not (unbounded / "memory.max").exists()
@@ -78,6 +79,7 @@ def test_without_the_controller_there_is_a_group_and_no_bound(
     group = groups.make("worker-1", 100 << 20)
     assert group is not None
     assert not (group / "memory.max").exists()
+    assert not (tree.root / "arbiter" / "memory.low").exists()
 
 
 def test_what_a_hung_worker_left_running_is_killed(groups: Groups) -> None:
