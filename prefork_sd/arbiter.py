@@ -71,7 +71,7 @@ class Arbiter(Crew):
         self.reexec_due = False
         self.preflight: Preflight | None = None
         self.keepsake: Keepsake
-        self.pressure = Pressure(os.environ)
+        self.pressure = Pressure({})
         self.doors = Doors(self)
         self.monitors: list[Listener] = []  # the sockets of `status_bind`
         self.pidfile: Pidfile | None = None
@@ -105,6 +105,7 @@ class Arbiter(Crew):
         self.groups.settle()
         if self.groups.reason:
             self.log.debug("no control groups of our own: %s", self.groups.reason)
+        self.pressure = Pressure(os.environ, self.groups.pressure)
         given = activation.inherited(os.environ, self.pid)
         self.sockets = sockets.opened(self.cfg, given, self.warn)
         self.monitors = sockets.monitors(self.cfg, given, self.warn)

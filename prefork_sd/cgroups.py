@@ -1,5 +1,9 @@
 """Control groups below our own unit's: one for the arbiter, one for each worker (cgroups(7)).
 
+The workers' are in a group of all workers. Whoever has the unit's group for the root of a control
+group namespace (ProtectControlGroups=private) cannot watch that one's memory pressure, but this
+one's (cgroup_namespaces(7), nsdelegate).
+
 With Delegate=yes, systemd leaves what is below the unit's group to us. Where it is not to be had
 (a terminal, a container, no delegation), everything here does nothing.
 """
@@ -10,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
-ARBITER, WORKER = "arbiter", "worker-"
+ARBITER, WORKERS, WORKER = "arbiter", "workers", "worker-"
 CONTROLLERS = ("memory", "pids", "cpu")
 DELEGATED = ("user.delegate", "trusted.delegate")  # how systemd marks a group that it has given
+PROTECTED = 64 << 20  # bytes that the arbiter keeps when memory is short: it has to act then
 OMIT = "user.oomd_omit"  # systemd-oomd shall take a worker, never the arbiter
 
 
@@ -37,33 +42,33 @@ class Groups:
             self.root = root
             if not settled:
                 join(self._made(ARBITER))
-            self.memory = "memory" in self._enabled(self.root)
+            _enabled(self.root)
+            self.memory = "memory" in _enabled(self._made(WORKERS))
+            if self.memory:
+                with suppress(OSError):
+                    (self.root / ARBITER / "memory.low").write_text(str(PROTECTED))
             with suppress(OSError):
                 os.setxattr(self.root / ARBITER, OMIT, b"1")
         except OSError as error:
             self.root, self.reason = None, f"{error.strerror}: {error.filename}"
 
-    def _made(self, name: str) -> Path:
+    def _made(self, *names: str) -> Path:
         assert self.root is not None
-        group = self.root / name
+        group = self.root.joinpath(*names)
         group.mkdir(exist_ok=True)
         return group
 
-    def _enabled(self, root: Path) -> set[str]:
-        """Pass on to the groups below what controllers we have; return those that are."""
-        offered = set((root / "cgroup.controllers").read_text().split())
-        for controller in CONTROLLERS:
-            if controller in offered:
-                with suppress(OSError):
-                    (root / "cgroup.subtree_control").write_text(f"+{controller}")
-        return set((root / "cgroup.subtree_control").read_text().split())
+    @property
+    def pressure(self) -> Path | None:
+        """Where the kernel tells how much the workers stall for want of memory, if anywhere."""
+        return self.root / WORKERS / "memory.pressure" if self.root else None
 
     def make(self, name: str, memory_max: int = 0) -> Path | None:
         """A group for a child of ours, with its bound in bytes (0: none), or None."""
         if self.root is None:
             return None
         try:
-            group = self._made(name)
+            group = self._made(WORKERS, name)
             if self.memory and memory_max:
                 (group / "memory.max").write_text(str(memory_max))
                 with suppress(OSError):  # without swap accounting there is no such file
@@ -75,7 +80,7 @@ class Groups:
 
     def of(self, name: str) -> Path | None:
         """A group that was made before a re-exec, if there is one."""
-        group = self.root / name if self.root else None
+        group = self.root / WORKERS / name if self.root else None
         return group if group and group.is_dir() else None
 
     def close(self, group: Path, *, by_force: bool) -> None:
@@ -84,6 +89,16 @@ class Groups:
             with suppress(OSError):
                 (group / "cgroup.kill").write_text("1")
         self._graves = [grave for grave in [*self._graves, group] if not removed(grave)]
+
+
+def _enabled(group: Path) -> set[str]:
+    """Pass on to the groups below what controllers we have; return those that are."""
+    offered = set((group / "cgroup.controllers").read_text().split())
+    for controller in CONTROLLERS:
+        if controller in offered:
+            with suppress(OSError):
+                (group / "cgroup.subtree_control").write_text(f"+{controller}")
+    return set((group / "cgroup.subtree_control").read_text().split())
 
 
 def own_group() -> Path:

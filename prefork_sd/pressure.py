@@ -11,6 +11,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from math import inf
+from pathlib import Path
 
 COLLECT_EVERY = 10.0  # seconds between two rounds of collecting
 RECYCLE_EVERY = 60.0  # seconds between two workers that are replaced for it
@@ -20,10 +21,11 @@ class Pressure:
     """What $MEMORY_PRESSURE_WATCH names (systemd.exec(5), systemd.io/MEMORY_PRESSURE).
 
     `fd`: to poll for `events`, or -1. It is a file of the kernel, or a FIFO or a stream socket of
-    whoever watches for us, in which each byte is an event.
+    whoever watches for us, in which each byte is an event. `instead`: a file of the kernel to
+    watch where that one is not permitted, as in a control group namespace.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], instead: Path | None = None) -> None:
         self.fd = -1
         self.events = select.POLLPRI
         self._collected = self._recycled = -inf
@@ -36,11 +38,19 @@ class Pressure:
             self.fd = _connected(path) if stat.S_ISSOCK(mode) else _opened(path)
             if not stat.S_ISREG(mode):
                 self.events = select.POLLIN
-            try:
-                if trigger and not stat.S_ISFIFO(mode):  # we would read it ourselves
-                    os.write(self.fd, trigger)
-            except OSError:
-                self.close()
+            if trigger and not stat.S_ISFIFO(mode):  # we would read it ourselves
+                self._arm(trigger, instead)
+
+    def _arm(self, trigger: bytes, instead: Path | None) -> None:
+        """Say what counts as an event. Raises OSError, and nothing is watched then."""
+        try:
+            os.write(self.fd, trigger)
+        except OSError as error:
+            self.close()
+            if not (isinstance(error, PermissionError) and instead):
+                raise
+            self.fd = _opened(str(instead))
+            self._arm(trigger, None)
 
     def take(self, events: int) -> None:
         """What poll(2) found is dealt with; a source that is gone is watched no more."""

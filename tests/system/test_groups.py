@@ -1,6 +1,7 @@
 """A control group for the arbiter and for each worker, and what becomes of one."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -26,9 +27,9 @@ def groups(service: Service) -> dict[str, set[int]]:
     """The groups below the unit's own, and the processes in each."""
     root = f"/sys/fs/cgroup{service.show('ControlGroup')}"
     lines = service.machine.run(
-        f"cd {root} && for name in */cgroup.procs; do echo $name $(cat $name); done"
+        f"cd {root} && for g in arbiter workers/*/; do echo $g $(cat $g/cgroup.procs); done"
     ).out.splitlines()
-    return {line.partition("/")[0]: {int(pid) for pid in line.split()[1:]} for line in lines}
+    return {Path(line.split()[0]).name: {int(pid) for pid in line.split()[1:]} for line in lines}
 
 
 @pytest.mark.app(workers=3)
@@ -39,8 +40,8 @@ def test_each_worker_has_its_own_by_name(service: Service) -> None:
     assert set.union(*found.values()) == service.workers()
     assert all(len(pids) == 1 for pids in found.values())
     shown = service.machine.run(f"systemd-cgls --no-pager -u {service.name}.service").out
-    names = re.findall(r"[├└]─(arbiter|worker-\d)", shown)
-    assert sorted(names) == ["arbiter", "worker-1", "worker-2", "worker-3"]
+    names = re.findall(r"[├└]─(arbiter|workers|worker-\d)", shown)
+    assert sorted(names) == ["arbiter", "worker-1", "worker-2", "worker-3", "workers"]
     mark = f"/sys/fs/cgroup{service.show('ControlGroup')}/arbiter"
     ask = f"import os; print(os.getxattr({mark!r}, 'user.oomd_omit'))"
     assert service.machine.run(f'python3 -c "{ask}"').out == "b'1'\n"

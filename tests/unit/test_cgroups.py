@@ -32,6 +32,7 @@ class Tree:
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     tree = Tree(tmp_path / "shop.service", "memory pids\n")
+    tree.populate(tree.root / "workers", "memory pids\n")
     monkeypatch.setattr(cgroups, "own_group", lambda: tree.root)
     monkeypatch.setattr(cgroups, "delegated", lambda group: group == tree.root)
     return tree
@@ -49,19 +50,21 @@ def test_the_arbiter_moves_below_and_passes_the_controllers_on(tree: Tree, group
     assert tree.read("arbiter/cgroup.procs") == "0"  # the kernel's word for the writer itself
     assert "+" in tree.read("cgroup.subtree_control")
     group = groups.make("worker-1", 100 << 20)
-    assert group == tree.root / "worker-1"
+    assert group == tree.root / "workers" / "worker-1"
+    assert groups.pressure == tree.root / "workers" / "memory.pressure"
 
 
 def test_a_worker_gets_its_bound_where_the_controller_is(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Groups, "_enabled", lambda self, root: {"memory"})
+    monkeypatch.setattr(cgroups, "_enabled", lambda group: {"memory"})
     groups = Groups()
     groups.settle()
     bounded = groups.make("worker-1", 100 << 20)
     unbounded = groups.make("worker-2")
     assert bounded is not None
     assert unbounded is not None
+    assert tree.read("arbiter/memory.low") == str(64 << 20)
     assert (bounded / "memory.max").read_text() == str(100 << 20)
     assert (bounded / "memory.swap.max").read_text() == "0"
     assert not (unbounded / "memory.max").exists()
@@ -70,12 +73,13 @@ def test_a_worker_gets_its_bound_where_the_controller_is(
 def test_without_the_controller_there_is_a_group_and_no_bound(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Groups, "_enabled", lambda self, root: set())
+    monkeypatch.setattr(cgroups, "_enabled", lambda group: set())
     groups = Groups()
     groups.settle()
     group = groups.make("worker-1", 100 << 20)
     assert group is not None
     assert not (group / "memory.max").exists()
+    assert not (tree.root / "arbiter" / "memory.low").exists()
 
 
 def test_what_a_hung_worker_left_running_is_killed(groups: Groups) -> None:

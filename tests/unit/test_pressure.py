@@ -33,6 +33,32 @@ def test_nothing_to_watch(environ: dict[str, str]) -> None:
     assert Pressure(environ).fd == -1
 
 
+def test_what_may_be_watched_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the root of a control group namespace: it can be opened, and not be written to."""
+    named, instead = tmp_path / "memory.pressure", tmp_path / "workers.pressure"
+    named.touch()
+    instead.touch()
+    environ = {
+        "MEMORY_PRESSURE_WATCH": str(named),
+        "MEMORY_PRESSURE_WRITE": base64.b64encode(b"some 1 2\0").decode(),
+    }
+    write = os.write
+
+    def refuse(fd: int, data: bytes) -> int:
+        if os.path.sameopenfile(fd, watched):
+            raise PermissionError(1, "Operation not permitted")
+        return write(fd, data)
+
+    with named.open() as file:
+        watched = file.fileno()
+        monkeypatch.setattr(os, "write", refuse)
+        assert Pressure(environ).fd == -1
+        pressure = Pressure(environ, instead)
+    assert pressure.fd >= 0
+    assert instead.read_bytes() == b"some 1 2\0"
+    pressure.close()
+
+
 def test_not_too_often() -> None:
     pressure = Pressure({})
     assert pressure.collect_now(100.0)
