@@ -19,6 +19,7 @@ MARGIN = 30.0  # seconds that wrk may take longer than it was told
 RESULT = re.compile(
     r"^RESULT requests=(\d+) usec=(\d+) p50=(\d+) p99=(\d+) status=(\d+) broken=(\d+)$", re.M
 )
+LONGEST = 120  # seconds for all the requests after which memory is looked at
 SETTLE = 1.0  # seconds for a server to come to rest before it counts as idle
 
 
@@ -146,11 +147,12 @@ def measure_all(
 def memory(server: Server, running: Running, scenario: Scenario, at: Cores) -> Figures:
     """What the tree holds once every worker has served, and as often as it should."""
     answered = 0
-    while answered <= scenario.requests:
-        result = wrk(running.port, scenario, 1, at)
-        if not result["requests"]:
-            raise BenchError("not one request was answered")
-        answered += result["requests"]
+    for _ in range(LONGEST):
+        answered += wrk(running.port, scenario, 1, at)["requests"]
+        if answered > scenario.requests:
+            break
+    else:
+        raise BenchError(f"answered {answered} requests in {LONGEST} s")
     total, workers = running.pss(), server.job(scenario, 0).workers
     return {
         "pss": total,
