@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 from prefork_sd import journal
 from prefork_sd.journal import Event
 from prefork_sd.pool import State
-from prefork_sd.pressure import give_back, resident
+from prefork_sd.pressure import resident
 
 if TYPE_CHECKING:
     from prefork_sd.arbiter import Arbiter
 
 
 def relieve(server: "Arbiter", now: float) -> None:
-    """Answer one event of memory pressure, if the last one was long enough ago."""
+    """Answer one event of memory pressure, if the last one was long enough ago.
+
+    The arbiter itself collects nothing: that writes to pages which it shares with its workers, and
+    each copy may be a wait of seconds where the kernel slows down who is past `MemoryHigh=`.
+    """
     if not server.pressure.collect_now(now):
         return
-    give_back()
     children = server.pool.children.values()
     serving = {child.pid: resident(child.pid) for child in children if child.state is State.READY}
     for pid in serving:
