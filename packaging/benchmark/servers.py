@@ -70,6 +70,7 @@ class Server:
 def prefork_sd(job: Job) -> Sequence[str]:
     options = f"--bind 127.0.0.1:{job.port} --workers {job.workers} --threads {job.threads}"
     options += " --access-log off" + " --preload-app yes" * job.preload
+    options += " --refork-after 100" * (job.preload and job.threads == 1)
     return [*PYTHON, "-m", "prefork_sd", "serve", job.app, *options.split()]
 
 
