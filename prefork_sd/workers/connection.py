@@ -191,8 +191,11 @@ class Connection:
                 return None
             if self.announced is not None and not self._announce():
                 return None
-            head = self._next_head()
-            if head is None:
+            if self._reader is None and type(self.buffer) is bytes:
+                head = self.terms.heads.take(self.buffer)
+            if head is not None:
+                self.buffer = b""
+            elif (head := self._read_head()) is None:
                 return None
             if not head.length and not head.chunked:
                 return Request(head, BytesIO())
@@ -213,13 +216,9 @@ class Connection:
         spool.file.seek(0)
         return Request(head, spool.file)
 
-    def _next_head(self) -> http1.Head | None:
-        reader, buffer = self._reader, self.buffer
-        if reader is None:
-            if type(buffer) is bytes and (head := self.terms.heads.take(buffer)):
-                self.buffer = b""
-                return head
-            reader = self._reader = http1.HeadReader(self.terms.limits)
+    def _read_head(self) -> http1.Head | None:
+        """The next head, if all of it has come: by a reader, as it came in pieces, or with more."""
+        reader = self._reader = self._reader or http1.HeadReader(self.terms.limits)
         if head := reader.read(self.pieces()):
             self._reader = None
         return head

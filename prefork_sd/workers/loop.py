@@ -88,7 +88,10 @@ class LoopWorker(AcceptingWorker):
         self.renew(heard)
         for fd, event in events:
             if connection := self.connections.get(fd):
-                self.on_connection(connection, event)
+                if connection.phase is HEAD:  # nearly always
+                    self.on_data(connection)
+                else:
+                    self.on_connection(connection, event)
             elif listener := self.listening.get(fd):
                 if self.alive:
                     self.accept(listener)

@@ -243,7 +243,8 @@ class Response:
         """Close the iterable: exactly once, whatever happened (PEP 3333)."""
         context, self._context = self._context, None  # it knows the request, which knows us
         if self._close is None or context is None:
-            self._finish()
+            if not self.done or self._close is not None:
+                self._finish()
         else:
             context.run(self._finish)
         if self._spool is not None:
@@ -277,30 +278,30 @@ class Response:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         if type(data) is not bytes:
             raise TypeError(f"the app yielded {type(data).__name__}, not bytes")
-        if self._plain(data):
+        shape, head, size = self._shape, self.head, len(data)
+        if (
+            shape is not None
+            and shape.length == size
+            and self._fresh
+            and not shape.bodiless
+            and head.version == "HTTP/1.1"
+            and head.method != "HEAD"
+        ):
+            self._send_whole(shape, data)
             return
         if self._fresh:
-            self._send_head(len(data))
+            self._send_head(size)
         if data:
             self._body(data)
         self._end()
 
-    def _plain(self, data: bytes) -> bool:
-        """The short way of most responses; False: this one has to go the long way."""
-        shape, head, size = self._shape, self.head, len(data)
-        if (
-            shape is None
-            or shape.length != size
-            or not self._fresh
-            or shape.bodiless
-            or head.version != "HTTP/1.1"
-            or head.method == "HEAD"
-        ):
-            return False
+    def _send_whole(self, shape: Shape, data: bytes) -> None:
+        """The short way that most responses go: as long as the app has said it, and all there."""
         self._fresh = False
         if self._patience < math.inf and time.monotonic() > self._patience:
             self.keep_alive = False
         start = shape.whole(b"" if self.keep_alive else CLOSE)
+        size = len(data)
         if size <= JOINED:
             self.out.append(start + data)
         else:
@@ -308,7 +309,6 @@ class Response:
         self.pending = len(start) + size
         self.sent = size
         self.done = True
-        return True
 
     def _file(self, wrapper: FileWrapper) -> bool:
         """Send a regular file by the kernel, if it can be; False: iterate over it."""
