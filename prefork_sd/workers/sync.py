@@ -38,7 +38,8 @@ class SyncWorker(LoopWorker):
     def point_out(self) -> None:
         """What was answered before the call that hangs is not lost with it."""
         for connection in self.unsent:
-            connection.flush()
+            if connection.phase is SENDING:  # else it has its response, or is about to
+                connection.flush()
 
     def execute(self, connection: Connection, request: Request) -> None:
         self.in_call = True
@@ -47,7 +48,7 @@ class SyncWorker(LoopWorker):
             self.renew(begun)
         self.call_app(connection, request, 0)
         self.in_call = False
-        ended = time.monotonic()
+        ended = self.now = time.monotonic()
         if ended - begun > QUICK:
             self.quick, self.holding = 0, False
         elif not self.holding:
@@ -66,12 +67,12 @@ class SyncWorker(LoopWorker):
             self.send_all()
 
     def send_all(self) -> None:
-        """Send what waits for others."""
-        unsent, self.unsent = self.unsent, []
-        for connection in unsent:
+        """Send what waits for others; it is in `unsent` meanwhile, as a hook may hang."""
+        for connection in self.unsent:
             connection.phase = HEAD
             self.advance(connection)
-        self.sent += unsent
+        self.sent += self.unsent
+        self.unsent.clear()
 
     def expire(self, now: float) -> None:
         self.send_all()
@@ -90,5 +91,6 @@ class SyncWorker(LoopWorker):
         self.renew(time.monotonic())
         self.call_again(connection, 0)
         self.in_call = False
-        self.timers.set(connection, time.monotonic() + self.send_timeout)
+        self.now = time.monotonic()
+        self.timers.set(connection, self.now + self.send_timeout)
         self.watch(connection, WRITE)
