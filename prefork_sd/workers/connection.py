@@ -349,6 +349,20 @@ class Connection:
         self.phase = CLOSED
         os.close(self.fd)
 
+    def let_go(self) -> None:
+        """In another process: have nothing of it open, without a word to a client who is not ours.
+
+        What the app has made of it is left as it is: to close that is the worker's to do.
+        """
+        os.close(self.fd)
+        self.buffer = b""
+        if self._spool is not None:
+            self._spool.file.close()
+        if self.request is not None:
+            self.request.body.close()
+        if self.response is not None:
+            self.response.let_go()
+
     def abort(self) -> None:
         """Close so that the client cannot take the response for a whole one: with a reset."""
         with suppress(OSError), self._as_socket() as sock:

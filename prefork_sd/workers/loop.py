@@ -8,7 +8,7 @@ import secrets
 import time
 from math import inf
 
-from prefork_sd import http1, process, wsgi
+from prefork_sd import http1, wsgi
 from prefork_sd.applog import REQUEST
 from prefork_sd.forwarded import Forwarded, Trust
 from prefork_sd.hooks import nothing
@@ -122,7 +122,8 @@ class LoopWorker(AcceptingWorker):
     def abandon(self) -> None:
         super().abandon()
         self.poll.close()
-        process.close(self.connections)  # without a word to the clients, who are not ours
+        for connection in self.connections.values():
+            connection.let_go()
 
     def on_wake(self) -> None:
         """A signal came, or a thread of ours has news."""
@@ -260,6 +261,7 @@ class LoopWorker(AcceptingWorker):
         self.forget(connection)
         if connection.response is not None:  # not all of it has left: it is not to look whole
             connection.abort()
+            connection.response = None  # which knows the connection
         else:
             connection.close()
 
@@ -364,6 +366,7 @@ class LoopWorker(AcceptingWorker):
         if self.access.wants(status, duration, response.failure):
             remote = (request.environ or {}).get("REMOTE_ADDR", "")
             self.access.record(remote, request, response, duration)
+            response.failure = None  # its traceback knows the response
         if self.wears and self.wear.worn(self.requests):
             self.tire()
 
