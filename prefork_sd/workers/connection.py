@@ -57,6 +57,11 @@ class Request:
     def path(self) -> str:
         return self.head.path
 
+    def close(self) -> None:
+        """Its body may be a file; the app may have written to it, or have a view of its memory."""
+        with suppress(OSError, BufferError):
+            self.body.close()
+
 
 class Body:
     """A request's body as it comes in: in memory up to a bound, then in an unlinked file."""
@@ -359,7 +364,7 @@ class Connection:
         if self._spool is not None:
             self._spool.file.close()
         if self.request is not None:
-            self.request.body.close()
+            self.request.close()
         if self.response is not None:
             self.response.let_go()
 

@@ -354,8 +354,9 @@ class LoopWorker(AcceptingWorker):
         connection.request = None
         response.finish()
         if request.head.length or request.head.chunked:
-            request.body.close()  # it may be a file
+            request.close()
         if self.hooks.post_request is not nothing:
+            self.renew(time.monotonic())  # the hooks of many may follow each other
             self.hooks.post_request(self, request, request.environ, response)
         self.requests += 1
         ended = request.ended

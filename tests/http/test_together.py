@@ -6,6 +6,7 @@ from signal import SIGABRT, SIGCONT, SIGSTOP
 
 from prefork_sd.hooks import Hooks
 from prefork_sd.workers import sync
+from prefork_sd.workers.base import Worker
 from tests.http.apps import MIB, TEXT, hello, hourglass
 from tests.http.conftest import Serve
 from tests.http.serving import Client, Environ, Gate, Served, StartResponse, Wire
@@ -133,6 +134,30 @@ def test_what_was_answered_is_not_lost_with_a_hook_that_hangs(
     for one, path in ((good, "/good"), (bad, "/hang")):
         assert one.reply().text == path
         assert one.rest() == b""
+
+
+def test_each_hook_has_its_time(serve_sync: Serve, gate: Gate, wire: Wire) -> None:
+    """A worker whose hooks are slow is not taken for one that hangs."""
+
+    def post_request(worker: Worker, req: object, environ: Environ, resp: object) -> None:
+        if environ["PATH_INFO"] == "/slow":
+            wire.say("slow")
+            gate.wait()
+            wire.say(f"{worker.tmp.deadline - time.monotonic()}")
+
+    served = serve_sync(echo, timeout=4, hooks=Hooks(post_request=post_request))
+    client = prove(served)
+    clients = [served.connect(), served.connect()]
+    for one in (*clients, client):
+        one.get("/first")
+    ask_at_once(served, clients, [request("/slow")] * 2)
+    left = []
+    for _ in clients:
+        assert wire.hear() == "slow"
+        hourglass(serve_sync, 1)
+        gate.open()
+        left.append(float(wire.hear()))
+    assert abs(left[0] - left[1]) < 1
 
 
 def test_a_response_that_waited_does_not_cost_its_client_the_connection(

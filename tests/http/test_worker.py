@@ -329,6 +329,21 @@ def test_a_reset_at_any_moment_costs_nobody(serve: Serve, gate: Gate, wire: Wire
     assert not [line for line in served.log.rest() if line.startswith("ERROR")]
 
 
+def test_an_app_may_hold_on_to_the_memory_of_a_body(serve: Serve) -> None:
+    """BytesIO refuses to be closed while there is a view of it."""
+    views: list[memoryview] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        views.append(environ["wsgi.input"].getbuffer())
+        start_response("200 OK", TEXT)
+        return [bytes(views[0])]
+
+    client = serve(app).connect()
+    for text in ("one", "two"):
+        client.request("POST", "/", body=text.encode())
+        assert client.reply().text == "one"
+
+
 def test_what_is_over_is_freed_at_once(serve: Serve) -> None:
     """Nothing waits for the collector: not a connection that broke, not what a failed call held."""
 
