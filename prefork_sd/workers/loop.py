@@ -257,6 +257,7 @@ class LoopWorker(AcceptingWorker):
     def drop(self, connection: Connection) -> None:
         """The connection is over, whatever was going on."""
         if connection.request is not None:
+            self.renew(time.monotonic())  # what the app does at the end of each may follow another
             self.complete(connection)
         self.forget(connection)
         if connection.response is not None:  # not all of it has left: it is not to look whole

@@ -30,13 +30,20 @@ class SyncWorker(LoopWorker):
         self.quick = 0  # quick calls in a row
         super().prepare()
 
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException:
+            self.point_out()
+            raise
+
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
         super().handle_exit(signum, frame)
         if self.in_call:
             self.drain()  # true already: the loop looks at `alive` before it accepts
 
     def point_out(self) -> None:
-        """What was answered before the call that hangs is not lost with it."""
+        """What was answered before the call that hangs, or the failure, is not lost with it."""
         for connection in self.unsent:
             if connection.phase is SENDING:  # else it has its response, or is about to
                 connection.flush()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from signal import SIGABRT, SIGCONT, SIGSTOP
+from signal import SIGABRT
 
 from prefork_sd.hooks import Hooks
 from prefork_sd.workers import sync
@@ -28,10 +28,9 @@ def prove(served: Served) -> Client:
 
 def ask_at_once(served: Served, clients: list[Client], data: list[bytes]) -> None:
     """All that is asked has come before the worker looks."""
-    served.signal(SIGSTOP)
-    for client, piece in zip(clients, data, strict=True):
-        client.send(piece)
-    served.signal(SIGCONT)
+    with served.stopped():
+        for client, piece in zip(clients, data, strict=True):
+            client.send(piece)
 
 
 def request(path: str, *fields: str) -> bytes:
@@ -62,11 +61,10 @@ def test_pipelined_requests_keep_their_order(serve_sync: Serve) -> None:
 def test_clients_that_close(serve_sync: Serve) -> None:
     served = serve_sync(echo)
     prove(served)
-    served.signal(SIGSTOP)
-    clients = [served.connect() for _ in range(40)]
-    for number, client in enumerate(clients):
-        client.send(request(f"/{number}", "Connection: close"))
-    served.signal(SIGCONT)
+    with served.stopped():
+        clients = [served.connect() for _ in range(40)]
+        for number, client in enumerate(clients):
+            client.send(request(f"/{number}", "Connection: close"))
     for number, client in enumerate(clients):
         assert client.reply().text == f"/{number}"
         assert client.rest() == b""
@@ -134,6 +132,21 @@ def test_what_was_answered_is_not_lost_with_a_hook_that_hangs(
     for one, path in ((good, "/good"), (bad, "/hang")):
         assert one.reply().text == path
         assert one.rest() == b""
+
+
+def test_what_was_answered_is_not_lost_with_a_worker_that_fails(serve_sync: Serve) -> None:
+    def post_request(worker: object, req: object, environ: Environ, resp: object) -> None:
+        if environ["PATH_INFO"] == "/bad":
+            raise KeyboardInterrupt
+
+    served = serve_sync(echo, hooks=Hooks(post_request=post_request))
+    client = prove(served)
+    good, bad = served.connect(), served.connect()
+    for one in (good, bad, client):
+        one.get("/first")
+    ask_at_once(served, [bad, good], [request("/bad"), request("/good")])
+    assert good.reply().text == "/good"
+    assert served.exit().status != 0
 
 
 def test_each_hook_has_its_time(serve_sync: Serve, gate: Gate, wire: Wire) -> None:
