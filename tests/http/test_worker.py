@@ -344,7 +344,7 @@ def test_an_app_may_hold_on_to_the_memory_of_a_body(serve: Serve) -> None:
         assert client.reply().text == "one"
 
 
-def test_what_is_over_is_freed_at_once(serve: Serve) -> None:
+def test_what_is_over_is_freed_at_once(serve: Serve, wire: Wire) -> None:
     """Nothing waits for the collector: not a connection that broke, not what a failed call held."""
 
     class Held:
@@ -361,15 +361,17 @@ def test_what_is_over_is_freed_at_once(serve: Serve) -> None:
         start_response("200 OK", TEXT)
         return [f"{kinds.count(Held)} {kinds.count(Connection)}".encode()]
 
-    served = serve(app, threads=1)
+    over = Hooks(post_request=lambda worker, req, environ, resp: wire.say(environ["PATH_INFO"]))
+    served = serve(app, threads=1, hooks=over)
     for _ in range(3):
         assert served.get("/fail").status == 500
+        assert wire.hear() == "/fail"
         client = served.connect(buffer=4096)
         client.request("GET", "/big")
         assert client.head().status == 200
         client.sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-    assert served.get("/count").status == 200  # by now it has seen that the last one has left
+        assert wire.hear() == "/big"
     assert served.get("/count").text == "1 1"
 
 
