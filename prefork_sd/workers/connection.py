@@ -57,6 +57,11 @@ class Request:
     def path(self) -> str:
         return self.head.path
 
+    def close(self) -> None:
+        """Its body may be a file; the app may have written to it, or have a view of its memory."""
+        with suppress(OSError, BufferError):
+            self.body.close()
+
 
 class Body:
     """A request's body as it comes in: in memory up to a bound, then in an unlinked file."""
@@ -347,6 +352,20 @@ class Connection:
     def close(self) -> None:
         self.phase = CLOSED
         os.close(self.fd)
+
+    def let_go(self) -> None:
+        """In another process: have nothing of it open, without a word to a client who is not ours.
+
+        What the app has made of it is left as it is: to close that is the worker's to do.
+        """
+        os.close(self.fd)
+        self.buffer = b""
+        if self._spool is not None:
+            self._spool.file.close()
+        if self.request is not None:
+            self.request.close()
+        if self.response is not None:
+            self.response.let_go()
 
     def abort(self) -> None:
         """Close so that the client cannot take the response for a whole one: with a reset."""

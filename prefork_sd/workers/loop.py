@@ -8,7 +8,7 @@ import secrets
 import time
 from math import inf
 
-from prefork_sd import http1, process, wsgi
+from prefork_sd import http1, wsgi
 from prefork_sd.applog import REQUEST
 from prefork_sd.forwarded import Forwarded, Trust
 from prefork_sd.hooks import nothing
@@ -125,7 +125,8 @@ class LoopWorker(AcceptingWorker):
     def abandon(self) -> None:
         super().abandon()
         self.poll.close()
-        process.close(self.connections)  # without a word to the clients, who are not ours
+        for connection in self.connections.values():
+            connection.let_go()
 
     def on_wake(self) -> None:
         """A signal came, or a thread of ours has news."""
@@ -259,10 +260,12 @@ class LoopWorker(AcceptingWorker):
     def drop(self, connection: Connection) -> None:
         """The connection is over, whatever was going on."""
         if connection.request is not None:
+            self.renew(time.monotonic())  # what the app does at the end of each may follow another
             self.complete(connection)
         self.forget(connection)
         if connection.response is not None:  # not all of it has left: it is not to look whole
             connection.abort()
+            connection.response = None  # which knows the connection
         else:
             connection.close()
 
@@ -355,8 +358,9 @@ class LoopWorker(AcceptingWorker):
         connection.request = None
         response.finish()
         if request.head.length or request.head.chunked:
-            request.body.close()  # it may be a file
+            request.close()
         if self.hooks.post_request is not nothing:
+            self.renew(time.monotonic())  # the hooks of many may follow each other
             self.hooks.post_request(self, request, request.environ, response)
         self.requests += 1
         ended = request.ended
@@ -367,6 +371,7 @@ class LoopWorker(AcceptingWorker):
         if self.access.wants(status, duration, response.failure):
             remote = (request.environ or {}).get("REMOTE_ADDR", "")
             self.access.record(remote, request, response, duration)
+            response.failure = None  # its traceback knows the response
         if self.wears and self.wear.worn(self.requests):
             self.tire()
 

@@ -30,15 +30,23 @@ class SyncWorker(LoopWorker):
         self.quick = 0  # quick calls in a row
         super().prepare()
 
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException:
+            self.point_out()
+            raise
+
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
         super().handle_exit(signum, frame)
         if self.in_call:
             self.drain()  # true already: the loop looks at `alive` before it accepts
 
     def point_out(self) -> None:
-        """What was answered before the call that hangs is not lost with it."""
+        """What was answered before the call that hangs, or the failure, is not lost with it."""
         for connection in self.unsent:
-            connection.flush()
+            if connection.phase is SENDING:  # else it has its response, or is about to
+                connection.flush()
 
     def execute(self, connection: Connection, request: Request) -> None:
         self.in_call = True
@@ -47,7 +55,7 @@ class SyncWorker(LoopWorker):
             self.renew(begun)
         self.call_app(connection, request, 0)
         self.in_call = False
-        ended = time.monotonic()
+        ended = self.now = time.monotonic()
         if ended - begun > QUICK:
             self.quick, self.holding = 0, False
         elif not self.holding:
@@ -66,12 +74,12 @@ class SyncWorker(LoopWorker):
             self.send_all()
 
     def send_all(self) -> None:
-        """Send what waits for others."""
-        unsent, self.unsent = self.unsent, []
-        for connection in unsent:
+        """Send what waits for others; it is in `unsent` meanwhile, as a hook may hang."""
+        for connection in self.unsent:
             connection.phase = HEAD
             self.advance(connection)
-        self.sent += unsent
+        self.sent += self.unsent
+        self.unsent.clear()
 
     def expire(self, now: float) -> None:
         self.send_all()
@@ -90,5 +98,6 @@ class SyncWorker(LoopWorker):
         self.renew(time.monotonic())
         self.call_again(connection, 0)
         self.in_call = False
-        self.timers.set(connection, time.monotonic() + self.send_timeout)
+        self.now = time.monotonic()
+        self.timers.set(connection, self.now + self.send_timeout)
         self.watch(connection, WRITE)

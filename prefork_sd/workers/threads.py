@@ -64,6 +64,7 @@ class ThreadsWorker(LoopWorker):
             del self.doing[name]
             self.done.append((connection, lane))
             self.signals.wake()
+            del job, connection, request  # nothing of them is kept until the next one comes
 
     def execute(self, connection: Connection, request: Request) -> None:
         connection.phase = RUNNING

@@ -92,7 +92,10 @@ class TlsConnection(Connection):
             text = "this port is for https" if self._plain else f"no handshake for TLS: {reason}"
             raise http1.BadRequest(400, text) from None
         self._shaken = True
-        self.base = {**self.base, **environ_of(self._tls)}
+        try:
+            self.base = {**self.base, **environ_of(self._tls)}
+        except ValueError:  # a name in it that is no UTF-8
+            raise http1.BadRequest(400, "the client's certificate cannot be read") from None
         return True
 
     def _decrypt(self) -> bool:

@@ -74,9 +74,9 @@ class Spool:
         self._slices: list[FileSlice] = []  # what of it is still to be sent
 
     @property
-    def left(self) -> int:
-        """Bytes that the client has not taken."""
-        return sum(part.left for part in self._slices)
+    def size(self) -> int:
+        """Bytes of the file, with those before them that the client has taken; 0: it took all."""
+        return self._end if any(part.left for part in self._slices) else 0
 
     def add(self, data: bytes, out: list[Piece]) -> None:
         """Keep it, as the last of what is on its way. Raises OSError; then nothing is kept."""

@@ -24,8 +24,8 @@ SMALL = 8192  # bytes that are joined rather than sent as pieces
 class Bounds:
     """How much of a response may wait for its client, and how long it may be made in one go.
 
-    Beyond `room` bytes what waits goes to a file, up to `disk` bytes. Only what is beyond that, or
-    takes more than `seconds`, is made later on, while others have the app.
+    Beyond `room` bytes what waits goes to a file of up to `disk` bytes. Only what is beyond that,
+    or takes more than `seconds`, is made later on, while others have the app.
     """
 
     room: int
@@ -256,6 +256,12 @@ class Response:
         self.out.clear()
         self.pending = 0
 
+    def let_go(self) -> None:
+        """In another process than the one that makes it: keep nothing of what is to be sent."""
+        self.out.clear()
+        if self._spool is not None:
+            self._spool.close()
+
     def _finish(self) -> None:
         self.done = True
         self._iterator = None
@@ -408,8 +414,8 @@ class Response:
         return True
 
     def _has_disk(self) -> bool:
-        waits = self._spool.left if self._spool else 0
-        return waits < self._bounds.disk and not self._stuck
+        used = self._spool.size if self._spool else 0
+        return used < self._bounds.disk and not self._stuck
 
     def _end(self) -> None:
         """Nothing more comes: complete the framing."""

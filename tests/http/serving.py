@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from signal import SIGKILL, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Any
 
 from prefork_sd import listeners
@@ -200,6 +200,14 @@ class Served:
 
     def signal(self, signum: int) -> None:
         os.kill(self.pid, signum)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What is done meanwhile has been done, all of it, when the worker looks."""
+        self.signal(SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        yield
+        self.signal(SIGCONT)
 
     def exit(self) -> Exit:
         """How it ended, when it has."""

@@ -6,18 +6,20 @@ Frameworks keep the request in hand in context variables, libraries keep connect
 thread-locals, or check that they are used by the thread that made them.
 """
 
+import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 import pytest
 from flask import Flask, Response, request, stream_with_context
 
 from prefork_sd.workers import loop
-from tests.http.apps import TEXT, hello
+from tests.http.apps import TEXT, hello, hourglass
 from tests.http.conftest import Serve
-from tests.http.serving import App, Client, Environ, StartResponse, Wire
+from tests.http.serving import App, Client, Environ, Gate, StartResponse, Wire
 
 
 @pytest.fixture
@@ -143,6 +145,42 @@ def test_what_is_given_up_is_closed_by_its_thread(serve: Serve, wire: Wire, leav
         with pytest.raises(ConnectionResetError):
             slow[0].rest()
     assert served.get("/other").text == "/other"
+
+
+@interleaved
+def test_each_end_of_what_is_given_up_has_its_time(
+    serve_sync: Serve, gate: Gate, wire: Wire
+) -> None:
+    """A worker that many clients have left at once is not taken for one that hangs."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        if environ["PATH_INFO"] == "/other":
+            return
+        try:
+            while True:
+                yield bytes(PIECE)
+        finally:
+            wire.say("closes")
+            gate.wait()
+
+    served = serve_sync(app, timeout=4)
+    slow = [served.connect(buffer=4096) for _ in range(2)]
+    for client in slow:
+        client.request("GET", "/")
+        client.head()
+    assert served.get("/other").status == 200  # all there is room for has been made
+    with served.stopped():
+        for client in slow:
+            client.sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+    deadlines = []
+    for _ in slow:
+        assert wire.hear() == "closes"
+        deadlines.append(served.slot.deadline)
+        hourglass(serve_sync, 1)
+        gate.open()
+    assert deadlines[1] - deadlines[0] > 0.9
 
 
 def test_a_slow_client_does_not_mix_requests_of_a_thread(serve: Serve) -> None:

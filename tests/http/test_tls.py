@@ -257,6 +257,16 @@ def test_a_client_certificate_is_needed(
             client.rest()
 
 
+def test_a_client_certificate_that_python_cannot_read(
+    serve_tls: Serve, pair: Pair, authority: Pair, folder: Path, trusting: ssl.SSLContext
+) -> None:
+    """A name that is no UTF-8, where only ASCII may be: RFC 5280, 4.2.1.6."""
+    served = serve_tls(saying, tls_client_ca=str(authority.certificate), tls_client_auth="optional")
+    odd = make(folder, "odd", by=authority, san="DER:3005820361ff62")
+    assert secured(served, pair.client(odd)).get().status == 400
+    assert secured(served, trusting).get().status == 200
+
+
 def test_a_client_certificate_may_be_shown(
     serve_tls: Serve, pair: Pair, authority: Pair, folder: Path, trusting: ssl.SSLContext
 ) -> None:

@@ -1,6 +1,7 @@
 """A worker and its clients: rude ones, slow ones, many of them; limits and records."""
 
 import errno
+import gc
 import os
 import socket
 import struct
@@ -14,6 +15,7 @@ import pytest
 
 from prefork_sd.hooks import Hooks
 from prefork_sd.workers import loop
+from prefork_sd.workers.connection import Connection
 from prefork_sd.workers.sync import SyncWorker
 from tests.http.apps import MIB, TEXT, at, big, hello, hourglass
 from tests.http.conftest import Serve
@@ -325,6 +327,52 @@ def test_a_reset_at_any_moment_costs_nobody(serve: Serve, gate: Gate, wire: Wire
     assert served.get("/free").status == 200
     assert served.stop().status == 0
     assert not [line for line in served.log.rest() if line.startswith("ERROR")]
+
+
+def test_an_app_may_hold_on_to_the_memory_of_a_body(serve: Serve) -> None:
+    """BytesIO refuses to be closed while there is a view of it."""
+    views: list[memoryview] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        views.append(environ["wsgi.input"].getbuffer())
+        start_response("200 OK", TEXT)
+        return [bytes(views[0])]
+
+    client = serve(app).connect()
+    for text in ("one", "two"):
+        client.request("POST", "/", body=text.encode())
+        assert client.reply().text == "one"
+
+
+def test_what_is_over_is_freed_at_once(serve: Serve, wire: Wire) -> None:
+    """Nothing waits for the collector: not a connection that broke, not what a failed call held."""
+
+    class Held:
+        pass
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        gc.disable()
+        held = Held()
+        if environ["PATH_INFO"] == "/fail":
+            raise ValueError(held)
+        if environ["PATH_INFO"] == "/big":
+            return big(environ, start_response)
+        kinds = [type(one) for one in gc.get_objects()]
+        start_response("200 OK", TEXT)
+        return [f"{kinds.count(Held)} {kinds.count(Connection)}".encode()]
+
+    over = Hooks(post_request=lambda worker, req, environ, resp: wire.say(environ["PATH_INFO"]))
+    served = serve(app, threads=1, hooks=over)
+    for _ in range(3):
+        assert served.get("/fail").status == 500
+        assert wire.hear() == "/fail"
+        client = served.connect(buffer=4096)
+        client.request("GET", "/big")
+        assert client.head().status == 200
+        client.sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert wire.hear() == "/big"
+    assert served.get("/count").text == "1 1"
 
 
 def test_a_large_file_leaves_a_turn_to_others(serve_sync: Serve, tmp_path: Path) -> None:

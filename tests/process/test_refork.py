@@ -1,6 +1,7 @@
 """refork_after: workers are forked anew from one that has warmed up, and share what it cached."""
 
 import os
+import socket
 from http.client import HTTPException
 from pathlib import Path
 from signal import SIGKILL
@@ -141,6 +142,24 @@ def test_the_new_mold_has_no_copy_of_a_connection(systemd: Systemd) -> None:
     assert len(set(sockets)) == 2  # and the channel to the arbiter
     with pytest.raises((OSError, HTTPException)):
         kept.get()
+
+
+def test_the_new_mold_keeps_no_file_of_a_request(systemd: Systemd) -> None:
+    """An unlinked file would take its room on the disk as long as anybody has it open."""
+    systemd.deploy(more=CACHE)
+    systemd.up(**settings(workers=1, body_buffer=0))
+    with socket.create_connection(systemd.listeners[0][1].getsockname()) as sender:
+        sender.sendall(b"POST /cache HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        (worker,) = systemd.workers()
+        systemd.wait(lambda: nameless(worker), "the file of a body")
+        warm(systemd)
+        assert not nameless(molds(systemd)[-1])
+
+
+def nameless(pid: int) -> list[str]:
+    """The files of that process that have no name and are on a disk."""
+    places = proc.files(pid).values()
+    return [one for one in places if one.endswith(" (deleted)") and not one.startswith("/memfd:")]
 
 
 def test_the_new_mold_replaces_workers(systemd: Systemd) -> None:

@@ -182,8 +182,35 @@ def test_the_file_is_used_again_when_all_of_it_was_taken() -> None:
     assert os.fstat(first.fd).st_size == 6
     pieces = [os.pread(one.fd, one.left, one.offset) for one in out if isinstance(one, FileSlice)]
     assert pieces == [b"ghi", b"jkl"]
-    assert spool.left == 6
+    assert spool.size == 6
     spool.close()
+
+
+def test_the_file_does_not_grow_with_what_a_client_has_taken_already() -> None:
+    """One that reads as fast as the app makes it, and so is never quite done."""
+
+    class Follower(Taker):
+        def flush(self) -> bool:
+            for piece in self.response.out:
+                if isinstance(piece, FileSlice) and piece.left > 60:
+                    piece.offset, piece.left = piece.offset + piece.left - 60, 60
+                    sizes.append(os.fstat(piece.fd).st_size)
+            return True
+
+    sizes: list[int] = []
+
+    def app(environ: object, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", TEXT)
+        for _ in range(1000):
+            write(b"x" * 60)
+        return []
+
+    client = Follower()
+    client.response = response = Response(head_of(), client, True, Bounds(100, 10_000))
+    response.begin(app, {})
+    response.finish()
+    assert response.failure is None
+    assert 5_000 < max(sizes) < 11_000
 
 
 def test_a_full_disk_makes_the_app_wait(monkeypatch: pytest.MonkeyPatch) -> None:
