@@ -164,11 +164,17 @@ class LoopWorker(AcceptingWorker):
 
     def watch(self, connection: Connection, events: int) -> None:
         """Have epoll watch for just that. A hang-up is always reported, until `unwatch`."""
-        before, connection.events = connection.events, events
-        if before == UNWATCHED:
-            self.poll.register(connection.fd, events)
-        elif before != events:
-            self.poll.modify(connection.fd, events)
+        before = connection.events
+        try:
+            if before == UNWATCHED:
+                self.poll.register(connection.fd, events)
+            elif before != events:
+                self.poll.modify(connection.fd, events)
+            connection.events = events
+        except OSError as error:  # no memory, or the user may watch no more: epoll_ctl(2)
+            self.log.error("cannot watch a connection: %s", error, extra=self.fields())
+            if connection.phase is not RUNNING:
+                self.drop(connection)
 
     def unwatch(self, connection: Connection) -> None:
         """Have epoll forget it."""

@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import select
 import socket
 import struct
 import time
@@ -429,3 +430,37 @@ def test_an_accept_that_fails_costs_a_moment_and_no_client(serve_sync: Serve) ->
     for _ in range(3):
         assert served.get().status == 200
     assert served.log.hear().startswith("ERROR cannot accept a connection")
+
+
+class FullPoll:
+    """An epoll instance whose user may watch no more descriptors, for a while: epoll_ctl(2)."""
+
+    def __init__(self, real: select.epoll) -> None:
+        self.real = real
+        self.refusals = 1
+
+    def register(self, fd: int, events: int) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.ENOSPC, "on purpose")
+        self.real.register(fd, events)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
+
+
+class Crowded(SyncWorker):
+    def prepare(self) -> None:
+        super().prepare()
+        self.poll = FullPoll(self.poll)  # type: ignore[assignment]
+
+
+def test_a_client_that_cannot_be_watched_is_closed_and_said(serve_sync: Serve) -> None:
+    served = serve_sync(hello, worker=Crowded)
+    unlucky = served.connect()
+    unlucky.get()
+    assert unlucky.rest() == b""
+    assert served.log.hear().startswith("ERROR cannot watch a connection")
+    client = served.connect()
+    for _ in range(2):
+        assert client.get().status == 200
