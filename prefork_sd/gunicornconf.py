@@ -277,6 +277,9 @@ def _logs(done: Imported, settings: Mapping[str, Any], _home: str) -> None:
             done.remark(name, f"{settings[name]} is not written: {JOURNAL}")
     if level := settings.get("loglevel"):
         level = str(level).lower()
+        if settings.get("accesslog") and level in ("warning", "error", "critical"):
+            done.remark("loglevel", f"{level} would leave out the requests of access_log here")
+            return
         done.choose("log_level", {"critical": "error"}.get(level, level), "loglevel")
 
 
