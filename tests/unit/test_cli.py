@@ -210,6 +210,29 @@ def test_a_reload_that_fails_says_why_on_stderr(
     assert rest == [f"line {number}" for number in range(50 - cli.DETAIL_LINES, 50)]
 
 
+def test_the_journal_has_the_verdict_from_the_service(
+    site: Path, service: Service, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the unit, whose standard error is the journal, `reload` does not say it all again."""
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
+    parameters = {"reason": "cannot import", "details": "Traceback"}
+    service(ControlError("io.prefork.sd.ReloadFailed", parameters))
+    assert main(["reload", "shop"]) == ExitCode.FAILURE
+    assert capsys.readouterr() == ("", "reload failed: cannot import\n")
+    service({"generation": 2, "message": "generation 2 serves after 1.0 s"})
+    assert main(["reload", "shop"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_help_of_serve_is_short_and_tells_the_defaults(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith("usage: prefork-sd serve [OPTIONS] MODULE:CALLABLE Serve an app")
+    assert "[127.0.0.1, ::1, unix]" in words
+
+
 def test_a_broken_file_does_not_keep_a_reload_from_asking(site: Path, service: Service) -> None:
     configure(site, "wrokers: 3\n")
     asked = service({})
