@@ -373,4 +373,8 @@ def _status_of(service: str, *, as_json: bool) -> str:
             known[path.parent.name] = call(path, method, timeout=ANSWER_TIMEOUT)
         except PreforkError as error:
             known[path.parent.name] = str(error)
+    if not (known or as_json):
+        return (
+            "no service runs" if os.geteuid() == 0 else "no service that you may ask runs; root may"
+        )
     return json.dumps(known, indent=2) if as_json else report.services(known)

@@ -305,6 +305,21 @@ def test_status_of_all_services(site: Path, service: Service, capsys: Captured) 
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("user", "says"),
+    [(0, "no service runs\n"), (1000, "no service that you may ask runs; root may")],
+)
+def test_status_of_none(
+    site: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, user: int, says: str
+) -> None:
+    """The control sockets lie in folders that only root and the services themselves may see."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.startswith(says)
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {}
+
+
 def test_a_service_that_does_not_run(site: Path, capsys: Captured) -> None:
     assert main(["status", "shop"]) != 0
     assert capsys.readouterr().err.startswith("prefork-sd: ")
