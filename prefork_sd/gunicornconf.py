@@ -78,7 +78,7 @@ NONE = {
     "spew": "there is none; a worker that hangs leaves its stacks in the journal",
     "reuse_port": "workers share one socket, so that none is lost at a reload",
     "worker_tmp_dir": "heartbeats are in shared memory",
-    "tmp_upload_dir": "bodies spool to the service's own /tmp",
+    "tmp_upload_dir": "bodies spool to the service's own /var/tmp",
     "paste": "write a module with `app = paste.deploy.loadapp(...)` and name it in `app`",
     "ciphers": TLS,
     "ssl_version": TLS,
