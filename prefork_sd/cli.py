@@ -298,10 +298,20 @@ def control_of(service: str) -> str:
         from prefork_sd.loader import Application
         from prefork_sd.sources import find
 
-        with suppress(ConfigError):
+        try:
             if told := Application(*find(service)).cfg.control:
                 return told
+        except ConfigError:
+            if not (runtime or _may_run(name)):
+                raise
     return f"{runtime or f'{RUNNING}/{name}'}/control"
+
+
+def _may_run(name: str) -> bool:
+    """Whether a service has a file, however broken, or still runs without one."""
+    from prefork_sd.sources import services
+
+    return name in services() or Path(RUNNING, name).is_dir()
 
 
 def reload(arguments: argparse.Namespace) -> int:

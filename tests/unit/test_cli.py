@@ -325,6 +325,21 @@ def test_a_service_that_does_not_run(site: Path, capsys: Captured) -> None:
     assert capsys.readouterr().err.startswith("prefork-sd: ")
 
 
+@pytest.mark.parametrize("command", [["status"], ["reload"], ["scale", "3"]])
+def test_to_ask_a_service_that_nobody_knows(
+    site: Path, capsys: Captured, command: list[str]
+) -> None:
+    assert main([command[0], "shopp", *command[1:]]) == ExitCode.CONFIG
+    assert "there is no shopp.yaml in" in capsys.readouterr().err
+
+
+def test_a_service_that_still_runs_without_its_file(site: Path, service: Service) -> None:
+    (site / "run" / "gone").mkdir(parents=True)
+    asked = service(STATUS)
+    assert main(["status", "gone"]) == 0
+    assert asked[0][0] == f"{site}/run/gone/control"
+
+
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     shell = f'"{sys.executable}" -m prefork_sd schema; echo "status $?" >&2'
     done = subprocess.run(
