@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     one = add("run", run, "Run a service in the foreground, as its unit does.")
     about(one)
     one = add("serve", serve, "Serve an app without a file, in the foreground.")
+    one.usage = "prefork-sd serve [OPTIONS] MODULE:CALLABLE"
     one.add_argument("app", metavar="MODULE:CALLABLE", help=SETTINGS["app"].help)
     _add_settings(one)
     one = add("check", check, "Check a service's configuration and import its app.")
@@ -120,7 +121,7 @@ def _add_settings(one: Parser) -> None:
     for each in SETTINGS.values():
         if each.name in NOT_FOR_SERVE:
             continue
-        shown = ", ".join(map(str, each.default)) if each.default == () else each.default
+        shown = ", ".join(each.default) if isinstance(each.default, tuple) else each.default
         text = f"{each.help} [{shown}]".replace("%", "%%").replace(" []", "").replace(" [{}]", "")
         many = each.name in ("bind", "tls_bind", "status_bind", "pythonpath", "env")
         one.add_argument(
@@ -297,24 +298,39 @@ def control_of(service: str) -> str:
         from prefork_sd.loader import Application
         from prefork_sd.sources import find
 
-        with suppress(ConfigError):
+        try:
             if told := Application(*find(service)).cfg.control:
                 return told
+        except ConfigError:
+            if not (runtime or _may_run(name)):
+                raise
     return f"{runtime or f'{RUNNING}/{name}'}/control"
+
+
+def _may_run(name: str) -> bool:
+    """Whether a service has a file, however broken, or still runs without one."""
+    from prefork_sd.sources import services
+
+    return name in services() or Path(RUNNING, name).is_dir()
 
 
 def reload(arguments: argparse.Namespace) -> int:
     """Exit 0 when every new connection is served by the new generation, 1 with the reason."""
     from prefork_sd.control import ControlError, call
+    from prefork_sd.journal import leads_to_journal
 
     path = control_of(arguments.service)
+    recorded = leads_to_journal(os.environ, 2)  # by the service itself, in a record of its own
     try:
         answer = call(path, "io.prefork.sd.Reload", timeout=arguments.timeout)
     except ControlError as error:
         details = str(error.parameters.get("details", "")).splitlines()[-DETAIL_LINES:]
+        if recorded:
+            details = []
         print("\n".join([f"reload failed: {error}", *details]), file=sys.stderr)
         return ExitCode.FAILURE
-    print(answer.get("message", "reloaded"))
+    if not recorded:
+        print(answer.get("message", "reloaded"))
     return ExitCode.CLEAN
 
 
@@ -367,4 +383,8 @@ def _status_of(service: str, *, as_json: bool) -> str:
             known[path.parent.name] = call(path, method, timeout=ANSWER_TIMEOUT)
         except PreforkError as error:
             known[path.parent.name] = str(error)
+    if not (known or as_json):
+        return (
+            "no service runs" if os.geteuid() == 0 else "no service that you may ask runs; root may"
+        )
     return json.dumps(known, indent=2) if as_json else report.services(known)

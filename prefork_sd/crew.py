@@ -268,7 +268,7 @@ class Crew:
         child = self.pool.children[worker.pid]
         ended = Exit(worker.pid, signal=signal.SIGABRT)
         child = dataclasses.replace(child, state=State.ABORTED)
-        reason = "has a request that takes too long"
+        reason = "took too long"
         requests = worker.tmp.in_hand()
         notice = obituary(child, ended, reason, worker.words.read(), requests, now)
         text = notice.text.replace("and was killed", "and drains", 1)

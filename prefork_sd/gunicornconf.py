@@ -78,7 +78,7 @@ NONE = {
     "spew": "there is none; a worker that hangs leaves its stacks in the journal",
     "reuse_port": "workers share one socket, so that none is lost at a reload",
     "worker_tmp_dir": "heartbeats are in shared memory",
-    "tmp_upload_dir": "bodies spool to the service's own /tmp",
+    "tmp_upload_dir": "bodies spool to the service's own /var/tmp",
     "paste": "write a module with `app = paste.deploy.loadapp(...)` and name it in `app`",
     "ciphers": TLS,
     "ssl_version": TLS,
@@ -277,6 +277,9 @@ def _logs(done: Imported, settings: Mapping[str, Any], _home: str) -> None:
             done.remark(name, f"{settings[name]} is not written: {JOURNAL}")
     if level := settings.get("loglevel"):
         level = str(level).lower()
+        if settings.get("accesslog") and level in ("warning", "error", "critical"):
+            done.remark("loglevel", f"{level} would leave out the requests of access_log here")
+            return
         done.choose("log_level", {"critical": "error"}.get(level, level), "loglevel")
 
 

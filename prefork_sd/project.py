@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -234,7 +235,9 @@ def venv_near(folder: Path, root: Path) -> Path | None:
 
 def venv_version(venv: Path) -> str:
     """The newest Python version of a venv, as "3.11", from its folders; empty if it has none."""
-    found = (path.name.removeprefix("python") for path in venv.glob("lib/python3.*"))
+    found: list[str] = []
+    with suppress(PermissionError):
+        found += [path.name.removeprefix("python") for path in venv.glob("lib/python3.*")]
     return max(found, key=_numbers, default="")
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def init(folder: str, wish: Wish) -> None:
             f'"directory: {home}" are enough'
         )
     _explain(project)
-    _deliver(wish, project, f"prefork-sd init {home}", [])
+    _deliver(wish, project, _said("init", str(home), name=wish.name), [])
 
 
 def import_gunicorn(file: str, app: str, directory: str, wish: Wish) -> None:
@@ -80,7 +81,8 @@ def import_gunicorn(file: str, app: str, directory: str, wish: Wish) -> None:
         tell(f"look at {remark}")
     if remarks:
         remarks.insert(0, f"Of {path.name}, to look at:")
-    _deliver(wish, project, f"prefork-sd import {path}", remarks)
+    by = _said("import", str(path), app=app, directory=directory and str(home), name=wish.name)
+    _deliver(wish, project, by, remarks)
 
 
 def _converted(path: Path, home: Path) -> Imported:
@@ -105,6 +107,12 @@ def _converted(path: Path, home: Path) -> Imported:
 
 
 # ---- where it goes
+
+
+def _said(command: str, subject: str, **options: str) -> str:
+    """The command line that does the same again."""
+    told = [word for name, value in options.items() if value for word in (f"--{name}", value)]
+    return shlex.join(["prefork-sd", command, *told, subject])
 
 
 def _deliver(wish: Wish, project: Project, by: str, remarks: Iterable[str]) -> None:

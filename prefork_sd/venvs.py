@@ -7,6 +7,10 @@ from pathlib import Path
 from prefork_sd.errors import ConfigError, Problem
 from prefork_sd.units import HOMES
 
+ABSENT = "does not exist"
+NO_VENV = "is not a virtual environment, it has no bin/python"
+DENIED = "cannot be reached (Permission denied)"
+CLOSED = '"prefork-sd check" says what opens it'
 OURS = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -18,11 +22,10 @@ def interpreter(venv: str) -> Path:
     root = Path(os.path.realpath(venv))
     python = root / "bin" / "python"
     target = Path(os.path.realpath(python))
-    if reason := _unreachable(root):
-        leads = f" leads to {root}, which" if Path(venv).is_symlink() else ""
-        raise wrong(f"{venv}{leads} {reason}; {_way(venv)}")
-    if not os.path.lexists(python):
-        raise wrong(f"{venv} is not a virtual environment, it has no bin/python; {_way(venv)}")
+    if reason := _unreachable(root) or _unreachable(python, NO_VENV, follow=False):
+        leads = f" leads to {root}, which" if str(root) != os.path.normpath(venv) else ""
+        remedy = CLOSED if reason == DENIED else _way(venv)
+        raise wrong(f"{venv}{leads} {reason}; {remedy}")
     if reason := _unreachable(target):
         hidden = any(target.is_relative_to(home) for home in HOMES)
         hint = " or is hidden by ProtectHome=yes" if hidden else ""
@@ -35,12 +38,14 @@ def interpreter(venv: str) -> Path:
     return python
 
 
-def _unreachable(path: Path) -> str:
+def _unreachable(path: Path, absent: str = ABSENT, *, follow: bool = True) -> str:
     """Why there is nothing at a path, as the end of a sentence; or empty."""
     try:
-        path.stat()
+        path.stat(follow_symlinks=follow)
     except FileNotFoundError:
-        return "does not exist"
+        return absent
+    except PermissionError:
+        return DENIED
     except OSError as error:
         return f"cannot be reached ({error.strerror})"
     return ""
@@ -52,12 +57,21 @@ def wrong(text: str) -> ConfigError:
 
 
 def _way(venv: str) -> str:
-    return f"make it by: python3 -m venv --clear {venv}"
+    return f"make it by: {recipe(venv)}"
+
+
+def recipe(venv: str | os.PathLike[str]) -> str:
+    """The command that makes an environment. `--clear` empties the folder: only for one."""
+    clear = " --clear" if os.access(Path(venv, "pyvenv.cfg"), os.F_OK) else ""
+    return f"python3 -m venv{clear} {venv}"
 
 
 def packages(venv: str) -> Path | None:
     """The site-packages of an environment: those for our version of Python, or for any."""
-    found = list(Path(os.path.realpath(venv)).glob("lib/python3*/site-packages"))
+    try:
+        found = list(Path(os.path.realpath(venv)).glob("lib/python3*/site-packages"))
+    except PermissionError:  # whoever starts the interpreter says so
+        return None
     return max(found, key=lambda folder: folder.parent.name == OURS, default=None)
 
 

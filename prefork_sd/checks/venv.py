@@ -6,14 +6,16 @@ from pathlib import Path
 
 from prefork_sd.checks.finding import Finding
 from prefork_sd.project import too_old, venv_version
+from prefork_sd.venvs import ABSENT, NO_VENV, recipe
 
 
 def venv_findings(venv: Path) -> Iterator[Finding]:
     """Yield what is wrong with a virtual environment, seen from outside."""
     key = f"venv: {venv}"
-    anew = f"python3 -m venv --clear {venv}, and install the app's packages again"
-    if not (venv / "pyvenv.cfg").exists():
-        what = "does not exist" if not venv.exists() else "is not a virtual environment"
+    anew = f"{recipe(venv)}, and install the app's packages there"
+    python = venv / "bin" / "python"
+    if not os.path.lexists(python):
+        what = NO_VENV if os.access(venv, os.F_OK) else ABSENT
         yield Finding(f"{key} {what}", "the app's packages are looked for there", anew)
         return
     version = venv_version(venv)
@@ -22,7 +24,6 @@ def venv_findings(venv: Path) -> Iterator[Finding]:
     elif too_old(version):
         text = f"{key} is of Python {version}"
         yield Finding(text, "3.11 is the oldest that will do", anew)
-    python = venv / "bin" / "python"
     if not os.access(python, os.X_OK):
         target = os.path.realpath(python)
         why = "the Python that it was made with was replaced, by an upgrade of the system say"

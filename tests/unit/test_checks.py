@@ -337,7 +337,14 @@ def test_a_venv_that_is_not(tmp_path: Path, version: str, python: str, what: str
 def test_no_venv(tmp_path: Path) -> None:
     assert "does not exist" in next(venv_findings(tmp_path / "venv")).what
     (tmp_path / "venv").mkdir()
-    assert "is not a virtual environment" in next(venv_findings(tmp_path / "venv")).what
+    (finding,) = venv_findings(tmp_path / "venv")
+    assert "is not a virtual environment" in finding.what
+    assert "--clear" not in finding.mend  # it would empty a folder that is something else
+
+
+def test_an_environment_of_conda(tmp_path: Path) -> None:
+    (make_venv(tmp_path / "venv") / "pyvenv.cfg").unlink()
+    assert list(venv_findings(tmp_path / "venv")) == []
 
 
 # ---- all of it

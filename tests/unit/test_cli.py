@@ -210,6 +210,29 @@ def test_a_reload_that_fails_says_why_on_stderr(
     assert rest == [f"line {number}" for number in range(50 - cli.DETAIL_LINES, 50)]
 
 
+def test_the_journal_has_the_verdict_from_the_service(
+    site: Path, service: Service, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the unit, whose standard error is the journal, `reload` does not say it all again."""
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
+    parameters = {"reason": "cannot import", "details": "Traceback"}
+    service(ControlError("io.prefork.sd.ReloadFailed", parameters))
+    assert main(["reload", "shop"]) == ExitCode.FAILURE
+    assert capsys.readouterr() == ("", "reload failed: cannot import\n")
+    service({"generation": 2, "message": "generation 2 serves after 1.0 s"})
+    assert main(["reload", "shop"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_help_of_serve_is_short_and_tells_the_defaults(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith("usage: prefork-sd serve [OPTIONS] MODULE:CALLABLE Serve an app")
+    assert "[127.0.0.1, ::1, unix]" in words
+
+
 def test_a_broken_file_does_not_keep_a_reload_from_asking(site: Path, service: Service) -> None:
     configure(site, "wrokers: 3\n")
     asked = service({})
@@ -282,9 +305,39 @@ def test_status_of_all_services(site: Path, service: Service, capsys: Captured) 
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("user", "says"),
+    [(0, "no service runs\n"), (1000, "no service that you may ask runs; root may")],
+)
+def test_status_of_none(
+    site: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, user: int, says: str
+) -> None:
+    """The control sockets lie in folders that only root and the services themselves may see."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.startswith(says)
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {}
+
+
 def test_a_service_that_does_not_run(site: Path, capsys: Captured) -> None:
     assert main(["status", "shop"]) != 0
     assert capsys.readouterr().err.startswith("prefork-sd: ")
+
+
+@pytest.mark.parametrize("command", [["status"], ["reload"], ["scale", "3"]])
+def test_to_ask_a_service_that_nobody_knows(
+    site: Path, capsys: Captured, command: list[str]
+) -> None:
+    assert main([command[0], "shopp", *command[1:]]) == ExitCode.CONFIG
+    assert "there is no shopp.yaml in" in capsys.readouterr().err
+
+
+def test_a_service_that_still_runs_without_its_file(site: Path, service: Service) -> None:
+    (site / "run" / "gone").mkdir(parents=True)
+    asked = service(STATUS)
+    assert main(["status", "gone"]) == 0
+    assert asked[0][0] == f"{site}/run/gone/control"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

@@ -92,10 +92,10 @@ def test_who_may_not_write_gets_it_printed(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(scaffold, "_write", refuse)
-    assert main(["init", str(shop)]) == 0
+    assert main(["init", "--name", "other", str(shop)]) == 0
     out, err = capsys.readouterr()
     assert "app: app:app\n" in out
-    assert f"As root, say: prefork-sd init {shop}" in err
+    assert f"As root, say: prefork-sd init --name other {shop}" in err
 
 
 def test_a_unit_of_that_name_is_told(etc: Path, shop: Path, capsys: Captured) -> None:

@@ -2,13 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from prefork_sd import venvs
 from prefork_sd.errors import ConfigError
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -72,7 +76,13 @@ def test_what_is_wrong_is_said(venv: Path, spoil: Callable[[Path], None], says: 
     said = refusal(venv)
     assert said.startswith("venv: ")
     assert says.format(venv=venv) in said
-    assert said.endswith(f"python3 -m venv --clear {venv}")
+    assert said.endswith(f"python3 -m venv {venv}")
+
+
+def test_only_an_environment_is_to_be_cleared(venv: Path) -> None:
+    (venv / "pyvenv.cfg").touch()
+    emptied(venv)
+    assert refusal(venv).endswith(f"python3 -m venv --clear {venv}")
 
 
 def test_an_environment_that_is_not_there(tmp_path: Path) -> None:
@@ -87,6 +97,34 @@ def test_an_environment_out_of_reach(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     says = f"venv: {tmp_path}/file/venv cannot be reached (Not a directory); make it by"
     assert refusal(tmp_path / "file/venv").startswith(says)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Permissions count meanwhile, also where root runs the tests."""
+    me = os.geteuid()
+    os.seteuid(me or NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+
+
+@pytest.mark.parametrize("closed", ["venv", "venv/bin"])
+def test_an_environment_that_is_closed(closed: str) -> None:
+    """Nothing is to be made anew then; and that there are no packages is not the message."""
+    with tempfile.TemporaryDirectory() as top:  # pytest's own folders are closed to others
+        Path(top).chmod(0o755)
+        venv = Path(top, "venv")
+        (venv / "bin").mkdir(parents=True)
+        (venv / "bin/python").symlink_to(sys.executable)
+        Path(top, closed).chmod(0)
+        with unprivileged():
+            said, packages = refusal(venv), venvs.packages(str(venv))
+        Path(top, closed).chmod(0o700)
+    says = f'venv: {venv} cannot be reached (Permission denied); "prefork-sd check" says what opens'
+    assert said.startswith(says)
+    assert packages is None
 
 
 def test_packages_for_our_version_go_first(venv: Path) -> None:
