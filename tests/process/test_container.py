@@ -30,7 +30,7 @@ def look(environ):
             fields = file.read().rpartition(")")[2].split()
     except FileNotFoundError:
         return b"gone"
-    return f"{fields[0]} child of {fields[1]}".encode()
+    return f"child of {fields[1]}".encode() if fields[0] != "Z" else b"zombie"
 
 PAGES.update({"/orphan": orphan, "/kill": kill, "/look": look})
 """
@@ -95,7 +95,7 @@ def test_it_is_pid_1_and_stops_when_told(container: Container) -> None:
 def test_orphans_of_the_app_are_reaped(container: Container) -> None:
     container.start("json", "ready: 2 workers")
     orphan = container.get("/orphan").strip()
-    assert container.get(f"/look?{orphan}") == "S child of 1"
+    assert container.get(f"/look?{orphan}") == "child of 1"
     container.get(f"/kill?{orphan}")
     for _ in range(2):  # its loop has turned twice since then
         container.kill(SIGUSR1)
