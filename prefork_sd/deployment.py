@@ -12,6 +12,7 @@ from prefork_sd.sources import find, masked, services
 
 SYSTEMD = "/run/systemd/system"  # is there where systemd is PID 1: sd_booted(3)
 POLICY = "/usr/sbin/policy-rc.d"
+MOST = 3600.0  # seconds for systemctl(1) and policy-rc.d; a unit's own limits are reached first
 FORBIDDEN = 101  # the exit status of policy-rc.d that says so
 SEEN = "InactiveEnterTimestampMonotonic"
 PROPERTIES = ("LoadState", "ActiveState", "WantedBy", "TriggeredBy", "StatusText", SEEN)
@@ -117,7 +118,7 @@ def _forbidden(unit: str, action: str) -> bool:
     """Whether the administrator's policy for packages says no; see invoke-rc.d(8)."""
     if not _in_package_script() or not os.access(POLICY, os.X_OK):
         return False
-    return subprocess.run([POLICY, unit, action], check=False).returncode == FORBIDDEN
+    return _run(POLICY, unit, action).returncode == FORBIDDEN
 
 
 def _properties(unit: str) -> dict[str, str]:
@@ -127,7 +128,14 @@ def _properties(unit: str) -> dict[str, str]:
 
 
 def _systemctl(*words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    done = _run("systemctl", *words)
     if check and done.returncode:
         raise PreforkError(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
     return done
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=MOST)
+    except subprocess.TimeoutExpired:
+        raise PreforkError(f"{' '.join(words)} did not end within {MOST:.0f} seconds") from None

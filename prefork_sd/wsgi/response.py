@@ -242,11 +242,10 @@ class Response:
     def finish(self) -> None:
         """Close the iterable: exactly once, whatever happened (PEP 3333)."""
         context, self._context = self._context, None  # it knows the request, which knows us
-        if self._close is None or context is None:
-            if not self.done or self._close is not None:
-                self._finish()
-        else:
+        if self._close is not None and context is not None:
             context.run(self._finish)
+        elif self._close is not None or not self.done:
+            self._finish()
         if self._spool is not None:
             self._spool.close()
 
