@@ -149,11 +149,11 @@ class Heads:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._seen: dict[bytes, Head] = {}
+        self.known: dict[bytes, Head] = {}
 
     def take(self, data: bytes) -> Head | None:
         """The head that `data` is, all of it; None: whatever it is, a `HeadReader` has to tell."""
-        head = self._seen.get(data)
+        head = self.known.get(data)
         if head is not None:
             head.repeats = True
             return head
@@ -164,9 +164,9 @@ class Heads:
         except BadRequest:
             return None  # an empty line before the end is malformed, too: it was more than one head
         if len(data) <= _LONG:
-            if len(self._seen) >= _MANY:
-                self._seen.clear()
-            self._seen[data] = head
+            if len(self.known) >= _MANY:
+                self.known.clear()
+            self.known[data] = head
         return head
 
 

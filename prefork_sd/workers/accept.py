@@ -90,9 +90,9 @@ class AcceptingWorker(Worker):
     def kept(self, fd: int) -> bool:
         """Whether that client is with us for more than the response that it gets right now."""
         connection = self.connections.get(fd)
-        return connection is not None and (
-            connection.response is None or connection.response.keep_alive
-        )
+        if connection is None or connection.parting:
+            return False
+        return connection.response is None or connection.response.keep_alive
 
     def welcome(self, fd: int, listener: Listener, address: Any, now: float) -> bool:
         """A connection of its own for a client; True if it is served already."""
@@ -106,7 +106,7 @@ class AcceptingWorker(Worker):
         self.on_data(connection)
         if self.patience < inf and connection.silent() and connection.wait_for_data(GLANCE):
             self.on_data(connection)
-        if connection.filed == 0:  # it is still with us, and has to say something
+        if connection.filed == 0 and not connection.parting:  # it has to say something
             self.timers.set(connection, now + self.head_timeout)
         return connection.served > 0 or connection.phase is SENDING
 

@@ -32,16 +32,16 @@ class AccessLog:
     ) -> None:
         self._log = log
         self._fields = fields
-        self._all = cfg.access_log == ALL
+        self.all = cfg.access_log == ALL
         self._slow = cfg.slow_request or inf  # seconds
         # what is worth a record as long as they are asked for: from so many seconds, or this status
         asked = cfg.access_log != NONE
-        self._long = self._slow if asked else inf
+        self.long = self._slow if asked else inf
         self._bad = 500 if asked else inf
 
     def wants(self, status: int, duration: float, failure: BaseException | None) -> bool:
         """Whether this one is worth a record. What the app raised always is."""
-        return self._all or duration >= self._long or status >= self._bad or failure is not None
+        return self.all or duration >= self.long or status >= self._bad or failure is not None
 
     def record(
         self,

@@ -119,6 +119,8 @@ class Connection:
         "filed",
         "head",
         "idle",
+        "known",
+        "parting",
         "phase",
         "remote",
         "request",
@@ -134,6 +136,7 @@ class Connection:
         self.fd = fd
         self.remote = remote
         self.base = terms.base
+        self.known = terms.heads.known
         self.phase = HEAD
         self.buffer: bytes | bytearray = b""  # what has come and was not looked at
         self.head: http1.Head | None = None
@@ -142,7 +145,8 @@ class Connection:
         self.served = self.filed = 0
         self.announced: bool | None = None  # False: a PROXY header comes first; True: must not
         # idle: between two requests; ended: the client will send nothing more
-        self.idle = self.ended = False
+        # parting: the response that it gets right now is the last one
+        self.idle = self.ended = self.parting = False
         self.events = UNWATCHED  # what epoll watches for us
         self.deadline = inf
         self._reader: http1.HeadReader | None = None  # of a head that comes in pieces
@@ -173,6 +177,12 @@ class Connection:
         if type(self.buffer) is not bytearray:
             self.buffer = bytearray(self.buffer)
         return self.buffer
+
+    @property
+    def bare(self) -> bool:
+        """Whether what comes next is a request from its first byte on, and nothing is over it."""
+        unread = self.buffer or self._reader is not None or self.announced is not None
+        return self.phase is HEAD and not unread
 
     def silent(self) -> bool:
         """Whether the client has not said anything yet."""

@@ -6,6 +6,7 @@ the waits on the app.
 
 import secrets
 import time
+from itertools import count
 from math import inf
 
 from prefork_sd import http1, wsgi
@@ -63,8 +64,8 @@ class LoopWorker(AcceptingWorker):
         self.wear = Wear(cfg, time.monotonic())
         self.wears = not self.wear.none
         self.keepalive = cfg.keepalive
-        self.called = 0
-        self.id_prefix = f"{secrets.token_hex(5)}-"
+        prefix = f"{secrets.token_hex(5)}-"
+        self.ids = map(prefix.__add__, map("%x".__mod__, count(1)))
         self.id_header = cfg.request_id_header.encode()
         self.respond = wsgi.TaggedResponse if self.id_header else wsgi.Response
         self.access = AccessLog(cfg, self.log, self.fields)
@@ -86,17 +87,7 @@ class LoopWorker(AcceptingWorker):
         events = self.poll.poll(max(wait, 0.0))
         heard = self.now = time.monotonic()
         self.renew(heard)
-        for fd, event in events:
-            if connection := self.connections.get(fd):
-                if connection.phase is HEAD:  # nearly always
-                    self.on_data(connection)
-                else:
-                    self.on_connection(connection, event)
-            elif listener := self.listening.get(fd):
-                if self.alive:
-                    self.accept(listener)
-            elif fd == self.signals.fileno():
-                self.on_wake()
+        self.deal(events)
         if self.postponed:
             self.resume()
         self.expire(heard)
@@ -106,6 +97,24 @@ class LoopWorker(AcceptingWorker):
                 self.begin_drain()
             return bool(self.connections)
         return True
+
+    def deal(self, events: list[tuple[int, int]]) -> None:
+        """Deal with what epoll has reported."""
+        for fd, event in events:
+            self.on_event(fd, event)
+
+    def on_event(self, fd: int, event: int) -> None:
+        """Something happened on a descriptor."""
+        if connection := self.connections.get(fd):
+            if connection.phase is HEAD:  # nearly always
+                self.on_data(connection)
+            else:
+                self.on_connection(connection, event)
+        elif listener := self.listening.get(fd):
+            if self.alive:
+                self.accept(listener)
+        elif fd == self.signals.fileno():
+            self.on_wake()
 
     def renew(self, now: float) -> None:
         """The heartbeat: the app is waited for from now on, or a little longer."""
@@ -302,8 +311,7 @@ class LoopWorker(AcceptingWorker):
             head, connection, keep_alive, self.bounds, now + self.patience, self.holding
         )
         connection.request = request
-        self.called += 1
-        request.id = f"{self.id_prefix}{self.called:x}"
+        request.id = next(self.ids)
         if self.id_header:
             assert isinstance(response, wsgi.TaggedResponse)
             response.tag(self.id_header, request.id)
@@ -347,7 +355,8 @@ class LoopWorker(AcceptingWorker):
             self.drop(connection)
             return
         if flushed and response.done:
-            self.complete(connection)
+            if connection.request is not None:
+                self.complete(connection)
             self.turn_around(connection)
             return
         connection.phase = SENDING

@@ -1,10 +1,17 @@
 """The `sync` worker: one request at a time, the app called inline by the loop."""
 
+import os
 import time
+from contextlib import suppress
+from contextvars import copy_context
+from io import BytesIO
 from types import FrameType
 
-from prefork_sd.workers.accept import WRITE
-from prefork_sd.workers.connection import HEAD, SENDING, Connection, Request
+from prefork_sd import http1, wsgi
+from prefork_sd.applog import REQUEST
+from prefork_sd.hooks import nothing
+from prefork_sd.workers.accept import READ, WRITE
+from prefork_sd.workers.connection import HEAD, RECEIVE, SENDING, Connection, Request
 from prefork_sd.workers.loop import LoopWorker
 
 QUICK = 0.0005  # seconds that a call of a quick app takes at most
@@ -18,6 +25,9 @@ class SyncWorker(LoopWorker):
     The responses of a quick app leave together at the end of a turn: who gets many of them (a
     proxy on this machine) is woken up once. The first slow call ends that, for itself and until the
     app has proven quick again.
+
+    There is a short way for the usual case: a request that came before, byte for byte, and that the
+    app answers at once. Whatever else it turns out to be goes on the way that LoopWorker knows.
     """
 
     inline = True
@@ -29,6 +39,16 @@ class SyncWorker(LoopWorker):
         self.send_by = 0.0  # monotonic seconds
         self.quick = 0  # quick calls in a row
         super().prepare()
+        hooked = self.hooks.pre_request is not nothing or self.hooks.post_request is not nothing
+        self.short = not hooked and not self.id_header and not self.access.all
+        self.short = self.short and self.keepalive > 0
+        self.clear: dict[int, Connection] = {}  # whose next request may go the short way
+        self.held: list[tuple[Connection, http1.Head, bytes]] = []  # these wait for others, too
+        self.date = b""  # the Date line of this turn
+        self.limit = min(QUICK, self.access.long)
+        self.kinds = [0] * 5  # of responses that went the short way, since `settle_up`
+        self.seconds = 0.0
+        self.bytes = 0
 
     def run(self) -> None:
         try:
@@ -38,15 +58,174 @@ class SyncWorker(LoopWorker):
             raise
 
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
+        self.clear.clear()  # from now on each response says that it is the last one
         super().handle_exit(signum, frame)
         if self.in_call:
             self.drain()  # true already: the loop looks at `alive` before it accepts
 
     def point_out(self) -> None:
         """What was answered before the call that hangs, or the failure, is not lost with it."""
+        for connection, _, data in self.held:
+            with suppress(OSError):
+                os.write(connection.fd, data)
         for connection in self.unsent:
             if connection.phase is SENDING:  # else it has its response, or is about to
                 connection.flush()
+
+    # ---- the short way
+
+    def deal(self, events: list[tuple[int, int]]) -> None:
+        self.date = wsgi.Clock.date()
+        clear = self.clear
+        for fd, event in events:
+            if (connection := clear.get(fd)) is not None:
+                self.hear(connection)
+            else:
+                self.on_event(fd, event)
+
+    def on_data(self, connection: Connection) -> None:
+        if self.short and connection.bare:
+            self.hear(connection)
+        else:
+            super().on_data(connection)
+
+    def hear(self, connection: Connection) -> None:
+        """Read, and answer what is a request that came before."""
+        try:
+            data = os.read(connection.fd, RECEIVE)
+        except BlockingIOError:
+            self.watch(connection, READ)
+            return
+        except OSError:
+            self.drop(connection)
+            return
+        head = connection.known.get(data)
+        if head is not None and (template := head.kept) is not None and template.plain:
+            self.answer(connection, head, template)
+            return
+        self.clear.pop(connection.fd, None)
+        if data:
+            connection.take(data)
+        else:
+            connection.ended = True
+        self.serve(connection)
+
+    def answer(self, connection: Connection, head: http1.Head, template: wsgi.Template) -> None:
+        """Call the app for a plain request."""
+        begun = self.now
+        if begun > self.renewal:
+            self.renew(begun)
+        reply = wsgi.Reply(head, connection, next(self.ids), self.growing)
+        environ = template.environ.copy()
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = connection.remote
+        environ["wsgi.input"] = body = BytesIO()
+        environ["wsgi.early_hints"] = reply.early_hints
+        environ["PREFORK_SD_REQUEST_ID"] = reply.id
+        if template.told and self.forwarded is not None:
+            self.forwarded.apply(environ)
+        self.tmp.begin(0, head.raw, begun)
+        REQUEST.set(reply)
+        context = copy_context()
+        self.in_call = True
+        data = context.run(reply.whole, self.wsgi, environ)
+        self.in_call = False
+        ended = self.now = time.monotonic()
+        shape = reply.shape
+        if data is None or shape is None or ended - begun > self.limit:
+            self.tmp.end(0)
+            REQUEST.set(None)
+            response = reply.grow()
+            if data is not None:
+                response.take([data])
+            response.belong(context)
+            self.clear.pop(connection.fd, None)
+            connection.response = response
+            connection.request = Request(head, body, begun, 0.0, environ, reply.id)
+            self.judge(connection, connection.request, ended)
+            if connection.phase is HEAD:
+                self.serve(connection)
+            return
+        self.kinds[shape.kind] += 1
+        self.seconds += ended - begun
+        self.bytes += len(data)
+        connection.served = 1
+        if head.keep_alive:
+            start = shape.kept if shape.date is self.date else shape.whole()
+        else:
+            start = shape.whole(wsgi.CLOSE)
+            connection.parting = True
+        held = self.held
+        if not held:
+            self.send_by = ended + TOGETHER
+        held.append((connection, head, start + data))
+        if not self.holding:
+            self.quick += 1
+            self.holding = self.quick >= PROVEN
+            self.send_all()
+        elif ended > self.send_by:
+            self.send_held()
+
+    def growing(self, head: http1.Head, client: wsgi.Client) -> wsgi.Response:
+        """What a reply grows into, during the call."""
+        keep_alive = head.keep_alive and self.alive
+        patience = self.now + self.patience
+        return self.respond(head, client, keep_alive, self.bounds, patience, self.holding)
+
+    def send_held(self) -> None:
+        """Send what went the short way; each is taken off first, so that none leaves twice."""
+        held = self.held
+        held.reverse()
+        until = self.now + self.keepalive
+        while held:
+            connection, head, data = held.pop()
+            try:
+                sent = os.write(connection.fd, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.log.debug("the client left: %s", error, extra=self.fields())
+                self.drop(connection)
+                continue
+            if sent < len(data):
+                self.send_rest(connection, head, memoryview(data)[sent:])
+            elif not head.keep_alive:
+                self.drop(connection)
+            elif connection.events == READ:
+                connection.idle = True
+                connection.deadline = until
+            else:
+                self.await_more(connection)
+
+    def send_rest(self, connection: Connection, head: http1.Head, data: memoryview) -> None:
+        """The client does not take it all at once."""
+        self.clear.pop(connection.fd, None)
+        connection.response = self.growing(head, connection)
+        connection.response.keep_alive = head.keep_alive
+        connection.response.rest(data)
+        self.advance(connection)
+
+    def settle_up(self) -> None:
+        """Count what went the short way."""
+        count = sum(self.kinds)
+        self.tmp.end(0)
+        self.tmp.observe_quick(self.kinds, self.seconds, self.bytes)
+        self.kinds = [0] * 5
+        self.seconds = 0.0
+        self.bytes = 0
+        self.requests += count
+        if self.wears and self.wear.worn(self.requests):
+            self.tire()
+
+    def await_more(self, connection: Connection) -> None:
+        super().await_more(connection)
+        if self.short and self.alive and connection.bare:
+            self.clear[connection.fd] = connection
+
+    def forget(self, connection: Connection) -> None:
+        self.clear.pop(connection.fd, None)
+        super().forget(connection)
+
+    # ---- the way for everything
 
     def execute(self, connection: Connection, request: Request) -> None:
         self.in_call = True
@@ -56,7 +235,11 @@ class SyncWorker(LoopWorker):
         self.call_app(connection, request, 0)
         self.in_call = False
         ended = self.now = time.monotonic()
-        if ended - begun > QUICK:
+        self.judge(connection, request, ended)
+
+    def judge(self, connection: Connection, request: Request, ended: float) -> None:
+        """Send what the app has answered, now or, as long as it is quick, with others."""
+        if ended - request.started > QUICK:
             self.quick, self.holding = 0, False
         elif not self.holding:
             self.quick += 1
@@ -67,7 +250,7 @@ class SyncWorker(LoopWorker):
             return
         request.ended = ended
         connection.phase = SENDING
-        if not self.unsent:
+        if not self.unsent and not self.held:
             self.send_by = ended + TOGETHER
         self.unsent.append(connection)
         if ended > self.send_by:
@@ -75,6 +258,8 @@ class SyncWorker(LoopWorker):
 
     def send_all(self) -> None:
         """Send what waits for others; it is in `unsent` meanwhile, as a hook may hang."""
+        if self.held:
+            self.send_held()
         for connection in self.unsent:
             connection.phase = HEAD
             self.advance(connection)
@@ -83,6 +268,8 @@ class SyncWorker(LoopWorker):
 
     def expire(self, now: float) -> None:
         self.send_all()
+        if any(self.kinds):
+            self.settle_up()
         sent, self.sent = self.sent, []
         for connection in sent:
             if connection.phase is HEAD:

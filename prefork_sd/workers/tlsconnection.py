@@ -51,6 +51,10 @@ class TlsConnection(Connection):
         self._plain = False  # the client does not speak TLS at all
         self.to_read = select.EPOLLIN
 
+    @property
+    def bare(self) -> bool:
+        return False
+
     def receive(self) -> bool:
         """Take what has come and decrypt it, or go on with the handshake.
 

@@ -6,9 +6,19 @@ from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
 from prefork_sd import http1
+from prefork_sd.forwarded import HEADERS
 from prefork_sd.wsgi.files import FileWrapper
 
 Environ = dict[str, Any]
+
+# what each request has of its own
+OWN = (
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "wsgi.input",
+    "wsgi.early_hints",
+    "PREFORK_SD_REQUEST_ID",
+)
 
 
 def base_environ(
@@ -38,17 +48,31 @@ def base_environ(
     }
 
 
+class Template:
+    """What a head that repeats makes of an environ: all but what `OWN` names."""
+
+    __slots__ = ("base", "environ", "plain", "told")
+
+    def __init__(self, base: Environ, environ: Environ, head: http1.Head) -> None:
+        self.base = base
+        self.environ = {**environ, **dict.fromkeys(OWN)}  # a place for each: so it never grows
+        # plain: a request without a body, for a response with one
+        modern = head.version == "HTTP/1.1"
+        self.plain = modern and not head.length and not head.chunked and head.method != "HEAD"
+        self.told = not environ.keys().isdisjoint(HEADERS.values())  # by a proxy, of a client
+
+
 def make_environ(
     base: Environ, remote: tuple[str, str], head: http1.Head, body: IO[bytes]
 ) -> Environ:
     """The environ of one request: PEP 3333, "environ Variables". `remote`: address and port."""
-    kept = head.kept
-    if kept is not None and kept[0] is base:
-        environ: Environ = kept[1].copy()
+    kept: Template | None = head.kept
+    if kept is not None and kept.base is base:
+        environ = kept.environ.copy()
     else:
         environ = _what_head_tells(base, head)
         if head.repeats:
-            head.kept = (base, environ.copy())
+            head.kept = Template(base, environ, head)
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = remote
     environ["wsgi.input"] = body
     if head.chunked:  # its length without the coding: RFC 3875, 4.1.2

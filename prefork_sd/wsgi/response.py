@@ -11,12 +11,20 @@ from typing import Protocol
 from prefork_sd import http1
 from prefork_sd.wsgi.environ import Environ
 from prefork_sd.wsgi.files import FileSlice, FileWrapper, Piece, Spool
-from prefork_sd.wsgi.shapes import CHUNKED, CLOSE, KEEP_ALIVE, Headers, Shape, shape_of
+from prefork_sd.wsgi.shapes import (
+    CHUNKED,
+    CLOSE,
+    JOINED,
+    KEEP_ALIVE,
+    Headers,
+    Shape,
+    early_hints,
+    shape_of,
+)
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 Application = Callable[..., Iterable[bytes]]
 
-JOINED = 65536  # bytes of a body that are copied, so that they leave together with the head
 SMALL = 8192  # bytes that are joined rather than sent as pieces
 
 
@@ -139,7 +147,7 @@ class Response:
         shape = shape_of(status, headers)
         if shape.status < 200:
             raise ValueError(f"an app cannot answer with the interim status {shape.status}")
-        self._say(shape)
+        self.say(shape)
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -152,8 +160,7 @@ class Response:
     def early_hints(self, headers: Headers) -> None:
         """wsgi.early_hints: a response of status 103 ahead of the real one (RFC 8297)."""
         if self.head.version == "HTTP/1.1" and self._fresh:
-            lines = shape_of("103 Early Hints", headers).lines
-            self._client.interim(lines + b"\r\n")
+            self._client.interim(early_hints(headers))
 
     # ---- what the worker calls
 
@@ -165,17 +172,38 @@ class Response:
     def _call(self, app: Application, environ: Environ) -> None:
         try:
             iterable = app(environ, self.start_response)
+        except BaseException as error:  # noqa: BLE001 (whatever an app raises is its 500)
+            self.fail(error)
+            return
+        self.take(iterable)
+
+    def take(self, iterable: Iterable[bytes]) -> None:
+        """Take what the app has returned, while there is room; in the context of `begin`."""
+        try:
             if type(iterable) is list or type(iterable) is tuple:
                 self._whole(iterable)
                 return
             self._close = getattr(iterable, "close", None)
             if isinstance(iterable, FileWrapper) and self._file(iterable):
                 return
-            self._iterator = iter(iterable)
-        except BaseException as error:  # noqa: BLE001 (whatever an app raises is its 500)
+            iterator = iter(iterable)
+        except BaseException as error:  # noqa: BLE001
             self.fail(error)
             return
+        self.go_on(iterator)
+
+    def owe(self, close: Callable[[], None] | None) -> None:
+        """Call that at the end: PEP 3333."""
+        self._close = close
+
+    def go_on(self, iterator: Iterator[bytes]) -> None:
+        """Take what the app yields from there; in the context of `begin`."""
+        self._iterator = iterator
         self._produce()
+
+    def belong(self, context: Context) -> None:
+        """What is still to be made is made in that context."""
+        self._context = context
 
     def produce(self) -> None:
         """Take what the app yields until the bounds are reached, or all is there.
@@ -216,6 +244,13 @@ class Response:
         except BaseException as error:  # noqa: BLE001
             self.fail(error)
 
+    def rest(self, data: memoryview) -> None:
+        """What is left to be sent of a whole response that somebody else has made."""
+        self.out.append(data)
+        self.pending = len(data)
+        self._fresh = False
+        self.started = self.done = True
+
     def fail(self, error: BaseException) -> None:
         """The app failed: a 500 if nothing has left yet, a broken connection otherwise."""
         if isinstance(error, ClientLeftError):
@@ -227,7 +262,7 @@ class Response:
             self.broken = True
         else:
             self._forget()
-            self._say(shape_of("500 Internal Server Error", [("Content-Type", "text/plain")]))
+            self.say(shape_of("500 Internal Server Error", [("Content-Type", "text/plain")]))
             body = b"Internal Server Error\n"
             self._send_head(len(body))
             self._body(body)
@@ -273,7 +308,7 @@ class Response:
 
     # ---- framing
 
-    def _say(self, shape: Shape) -> None:
+    def say(self, shape: Shape) -> None:
         """That is the response's head."""
         self._shape = shape
         self.status = shape.status
@@ -439,7 +474,7 @@ class TaggedResponse(Response):
         """Before the app is called: with that header."""
         self._name, self._line = name.lower(), b"%b: %b\r\n" % (name, id.encode())
 
-    def _say(self, shape: Shape) -> None:
+    def say(self, shape: Shape) -> None:
         if b"\r\n%b:" % self._name not in shape.lines.lower():
             shape = replace(shape, lines=shape.lines + self._line)
-        super()._say(shape)
+        super().say(shape)

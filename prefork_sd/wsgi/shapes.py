@@ -10,6 +10,7 @@ Headers = list[tuple[str, str]]
 
 # response heads remembered, for the apps that repeat theirs, and the bytes of the longest
 SHAPES, LONG = 1024, 4096
+JOINED = 65536  # bytes of a body that are copied, so that they leave together with the head
 SERVER = b"Server: prefork-sd\r\n"
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -26,20 +27,27 @@ class Shape:
     ours: bytes  # Server, unless the app said its own
     dated: bool
     bodiless: bool
-    _date: bytes = field(default=b"", init=False)
-    _kept: bytes = field(default=b"", init=False)
-    _closed: bytes = field(default=b"", init=False)
+    kind: int = field(init=False)  # 0 for 1xx to 4 for 5xx
+    plain: bool = field(init=False)  # a body of just that length follows, and not a long one
+    date: bytes = field(default=b"", init=False)
+    kept: bytes = field(default=b"", init=False)
+    closed: bytes = field(default=b"", init=False)
+
+    def __post_init__(self) -> None:
+        self.kind = min(self.status // 100, 5) - 1
+        sized = self.length is not None and self.length <= JOINED
+        self.plain = sized and not self.bodiless and 200 <= self.status < 500
 
     def whole(self, connection: bytes = b"", framing: bytes = b"") -> bytes:
         """All of the head, with what else it says, as lines: of the connection, of the framing."""
-        date = b"" if self.dated else _Clock.date()
+        date = b"" if self.dated else Clock.date()
         if framing or connection is KEEP_ALIVE:
             return b"".join((self.lines, framing, date, self.ours, connection, b"\r\n"))
-        if date is not self._date or not self._kept:
-            self._date = date
-            self._kept = b"".join((self.lines, date, self.ours, b"\r\n"))
-            self._closed = b"".join((self.lines, date, self.ours, CLOSE, b"\r\n"))
-        return self._closed if connection else self._kept
+        if date is not self.date or not self.kept:
+            self.date = date
+            self.kept = b"".join((self.lines, date, self.ours, b"\r\n"))
+            self.closed = b"".join((self.lines, date, self.ours, CLOSE, b"\r\n"))
+        return self.closed if connection else self.kept
 
 
 _shapes: dict[tuple[str, tuple[tuple[str, str], ...]], Shape] = {}
@@ -76,7 +84,12 @@ def shape_of(status: str, headers: Headers) -> Shape:
     return shape
 
 
-class _Clock:
+def early_hints(headers: Headers) -> bytes:
+    """An interim response of status 103 (RFC 8297)."""
+    return shape_of("103 Early Hints", headers).lines + b"\r\n"
+
+
+class Clock:
     """The Date line (RFC 9110, 6.6.1), made once a second."""
 
     since = until = 0.0
