@@ -6,7 +6,8 @@ the waits on the app.
 
 import secrets
 import time
-from itertools import count
+from collections.abc import Iterator
+from itertools import chain, count
 from math import inf
 
 from prefork_sd import http1, wsgi
@@ -38,6 +39,15 @@ FRESH = 0.05  # seconds for which a heartbeat is not renewed
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
 
+TWO_DIGITS = tuple(f"{number:02x}" for number in range(256))
+
+
+def request_ids() -> Iterator[str]:
+    """Numbers in hex, behind what no other worker has."""
+    prefix = f"{secrets.token_hex(5)}-"
+    return chain.from_iterable(map(f"{prefix}{high:x}".__add__, TWO_DIGITS) for high in count())
+
+
 class LoopWorker(AcceptingWorker):
     """Reads, writes and times out; what runs the app is left open."""
 
@@ -64,8 +74,7 @@ class LoopWorker(AcceptingWorker):
         self.wear = Wear(cfg, time.monotonic())
         self.wears = not self.wear.none
         self.keepalive = cfg.keepalive
-        prefix = f"{secrets.token_hex(5)}-"
-        self.ids = map(prefix.__add__, map("%x".__mod__, count(1)))
+        self.ids = request_ids()
         self.id_header = cfg.request_id_header.encode()
         self.respond = wsgi.TaggedResponse if self.id_header else wsgi.Response
         self.access = AccessLog(cfg, self.log, self.fields)

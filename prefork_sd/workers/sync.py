@@ -3,7 +3,7 @@
 import os
 import time
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from io import BytesIO
 from types import FrameType
 
@@ -13,6 +13,8 @@ from prefork_sd.hooks import nothing
 from prefork_sd.workers.accept import READ, WRITE
 from prefork_sd.workers.connection import HEAD, RECEIVE, SENDING, Connection, Request
 from prefork_sd.workers.loop import LoopWorker
+
+read, write, monotonic, Reply, in_hand = os.read, os.write, time.monotonic, wsgi.Reply, REQUEST.set
 
 QUICK = 0.0005  # seconds that a call of a quick app takes at most
 PROVEN = 200  # quick calls in a row that make an app a quick one
@@ -44,7 +46,6 @@ class SyncWorker(LoopWorker):
         self.short = self.short and self.keepalive > 0
         self.clear: dict[int, Connection] = {}  # whose next request may go the short way
         self.held: list[tuple[Connection, http1.Head, bytes]] = []  # these wait for others, too
-        self.date = b""  # the Date line of this turn
         self.limit = min(QUICK, self.access.long)
         self.kinds = [0] * 5  # of responses that went the short way, since `settle_up`
         self.seconds = 0.0
@@ -75,34 +76,94 @@ class SyncWorker(LoopWorker):
     # ---- the short way
 
     def deal(self, events: list[tuple[int, int]]) -> None:
-        self.date = wsgi.Clock.date()
-        clear = self.clear
+        """Answer what may go the short way; the rest as ever. What is written out here is hot."""
+        clear, held, kinds = self.clear, self.held, self.kinds
+        date = wsgi.Clock.date()
+        begun, renewal, limit = self.now, self.renewal, self.limit
+        ids, growing, app, whole, note = (
+            self.ids,
+            self.growing,
+            self.wsgi,
+            Reply.whole,
+            self.tmp.begin,
+        )
         for fd, event in events:
-            if (connection := clear.get(fd)) is not None:
-                self.hear(connection)
-            else:
+            if (connection := clear.get(fd)) is None:
                 self.on_event(fd, event)
+                begun, renewal = self.now, self.renewal
+                continue
+            try:
+                data = read(fd, RECEIVE)
+            except OSError as error:
+                self.cannot_read(connection, error)
+                continue
+            head = connection.known.get(data)
+            if head is None or (template := head.kept) is None or not template.plain:
+                self.hear(connection, data)
+                begun, renewal = self.now, self.renewal
+                continue
+            if begun > renewal:
+                self.renew(begun)
+                renewal = self.renewal
+            reply = Reply()
+            reply.head = head
+            reply.client = connection
+            reply.growing = growing
+            reply.id = own = next(ids)
+            environ = template.environ.copy()
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = connection.remote
+            environ["wsgi.input"] = BytesIO()
+            environ["wsgi.early_hints"] = reply.early_hints
+            environ["PREFORK_SD_REQUEST_ID"] = own
+            if template.told and self.forwarded is not None:
+                self.forwarded.apply(environ)
+            note(0, head.raw, begun)
+            in_hand(reply)
+            context = copy_context()
+            self.in_call = True
+            body = context.run(whole, reply, app, environ)
+            self.in_call = False
+            ended = self.now = monotonic()
+            shape = reply.shape
+            if body is None or shape is None or ended - begun > limit:
+                self.go_on(connection, reply, body, context, environ, begun)
+                begun, renewal = self.now, self.renewal
+                continue
+            kinds[shape.kind] += 1
+            self.seconds += ended - begun
+            self.bytes += len(body)
+            connection.served = 1
+            if head.keep_alive:
+                start = shape.kept if shape.date is date else shape.whole()
+            else:
+                start = shape.whole(wsgi.CLOSE)
+                connection.parting = True
+            if not held:
+                self.send_by = ended + TOGETHER
+            held.append((connection, head, start + body))
+            if not self.holding:
+                self.quick += 1
+                self.holding = self.quick >= PROVEN
+                self.send_all()
+            elif ended > self.send_by:
+                self.send_held()
+            begun = ended
 
     def on_data(self, connection: Connection) -> None:
         if self.short and connection.bare:
-            self.hear(connection)
+            self.clear[connection.fd] = connection
+            self.deal([(connection.fd, READ)])
         else:
             super().on_data(connection)
 
-    def hear(self, connection: Connection) -> None:
-        """Read, and answer what is a request that came before."""
-        try:
-            data = os.read(connection.fd, RECEIVE)
-        except BlockingIOError:
+    def cannot_read(self, connection: Connection, error: OSError) -> None:
+        if isinstance(error, BlockingIOError):
             self.watch(connection, READ)
-            return
-        except OSError:
+        else:
             self.drop(connection)
-            return
-        head = connection.known.get(data)
-        if head is not None and (template := head.kept) is not None and template.plain:
-            self.answer(connection, head, template)
-            return
+
+    def hear(self, connection: Connection, data: bytes) -> None:
+        """What it has sent is for the way that is for everything."""
         self.clear.pop(connection.fd, None)
         if data:
             connection.take(data)
@@ -110,60 +171,30 @@ class SyncWorker(LoopWorker):
             connection.ended = True
         self.serve(connection)
 
-    def answer(self, connection: Connection, head: http1.Head, template: wsgi.Template) -> None:
-        """Call the app for a plain request."""
-        begun = self.now
-        if begun > self.renewal:
-            self.renew(begun)
-        reply = wsgi.Reply(head, connection, next(self.ids), self.growing)
-        environ = template.environ.copy()
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = connection.remote
-        environ["wsgi.input"] = body = BytesIO()
-        environ["wsgi.early_hints"] = reply.early_hints
-        environ["PREFORK_SD_REQUEST_ID"] = reply.id
-        if template.told and self.forwarded is not None:
-            self.forwarded.apply(environ)
-        self.tmp.begin(0, head.raw, begun)
-        REQUEST.set(reply)
-        context = copy_context()
-        self.in_call = True
-        data = context.run(reply.whole, self.wsgi, environ)
-        self.in_call = False
-        ended = self.now = time.monotonic()
-        shape = reply.shape
-        if data is None or shape is None or ended - begun > self.limit:
-            self.tmp.end(0)
-            REQUEST.set(None)
-            response = reply.grow()
-            if data is not None:
-                response.take([data])
-            response.belong(context)
-            self.clear.pop(connection.fd, None)
-            connection.response = response
-            connection.request = Request(head, body, begun, 0.0, environ, reply.id)
-            self.judge(connection, connection.request, ended)
-            if connection.phase is HEAD:
-                self.serve(connection)
-            return
-        self.kinds[shape.kind] += 1
-        self.seconds += ended - begun
-        self.bytes += len(data)
-        connection.served = 1
-        if head.keep_alive:
-            start = shape.kept if shape.date is self.date else shape.whole()
-        else:
-            start = shape.whole(wsgi.CLOSE)
-            connection.parting = True
-        held = self.held
-        if not held:
-            self.send_by = ended + TOGETHER
-        held.append((connection, head, start + data))
-        if not self.holding:
-            self.quick += 1
-            self.holding = self.quick >= PROVEN
-            self.send_all()
-        elif ended > self.send_by:
-            self.send_held()
+    def go_on(
+        self,
+        connection: Connection,
+        reply: wsgi.Reply,
+        body: bytes | None,
+        context: Context,
+        environ: wsgi.Environ,
+        begun: float,
+    ) -> None:
+        """The app's answer is for the way that is for everything."""
+        self.tmp.end(0)
+        REQUEST.set(None)
+        response = reply.grow()
+        if body is not None:
+            response.take([body])
+        response.belong(context)
+        self.clear.pop(connection.fd, None)
+        connection.response = response
+        request = connection.request = Request(
+            reply.head, environ["wsgi.input"], begun, 0.0, environ, reply.id
+        )
+        self.judge(connection, request, self.now)
+        if connection.phase is HEAD:
+            self.serve(connection)
 
     def growing(self, head: http1.Head, client: wsgi.Client) -> wsgi.Response:
         """What a reply grows into, during the call."""
@@ -209,7 +240,7 @@ class SyncWorker(LoopWorker):
         count = sum(self.kinds)
         self.tmp.end(0)
         self.tmp.observe_quick(self.kinds, self.seconds, self.bytes)
-        self.kinds = [0] * 5
+        self.kinds[:] = [0] * 5
         self.seconds = 0.0
         self.bytes = 0
         self.requests += count

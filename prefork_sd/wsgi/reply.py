@@ -22,15 +22,13 @@ class Reply:
     `growing` makes that one. Of its request it has what a record tells (`id`, `method`, `path`).
     """
 
-    __slots__ = ("_client", "_growing", "grown", "head", "id", "shape")
-
-    def __init__(self, head: http1.Head, client: Client, id: str, growing: Growing) -> None:
-        self.head = head
-        self.id = id
-        self._client = client
-        self._growing = growing
-        self.shape: Shape | None = None
-        self.grown: Response | None = None
+    head: http1.Head
+    client: Client
+    id: str
+    growing: Growing
+    # as long as nothing else is known; what every reply sets costs more than what few change
+    shape: Shape | None = None
+    grown: Response | None = None
 
     @property
     def method(self) -> str:
@@ -61,7 +59,7 @@ class Reply:
         if self.grown is not None:
             self.grown.early_hints(headers)
         else:
-            self._client.interim(early_hints(headers))
+            self.client.interim(early_hints(headers))
 
     # ---- what the worker calls
 
@@ -121,7 +119,7 @@ class Reply:
     def grow(self) -> Response:
         """The same answer, as one that can be anything."""
         if self.grown is None:
-            self.grown = self._growing(self.head, self._client)
+            self.grown = self.growing(self.head, self.client)
             if self.shape is not None:
                 self.grown.say(self.shape)
         return self.grown
