@@ -32,6 +32,11 @@ OTHERS = {  # what systemd's own tools do
     **{verb: f"systemctl {verb}" for verb in ("start", "stop", "restart")},
     **dict.fromkeys(("log", "logs"), "journalctl -u"),
 }
+CHECKED = (
+    "Check a service's configuration and import its app. Exits with 0 where there is nothing worse "
+    "than warnings, 1 where an error is certain to keep the service from running, 4 where the app "
+    "cannot be imported, and 78 where the configuration is wrong."
+)
 DETAIL_LINES = 12  # of a traceback, in the message of a failed reload
 
 
@@ -94,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("app", metavar="MODULE:CALLABLE", help=SETTINGS["app"].help)
     _add_settings(one)
     one = add("check", check, "Check a service's configuration and import its app.")
+    one.description = CHECKED
     about(one)
     one = add("reload", reload, "Have a service serve what is on disk now; wait for the verdict.")
     about(one, optional=True)
@@ -207,7 +213,10 @@ def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], ser
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Everything that a start would trip over, found without starting."""
+    """Everything that a start would trip over, found without starting.
+
+    What `examine` raises has its own status; a finding that stops the service makes it 1.
+    """
     from prefork_sd.checks import findings
     from prefork_sd.loader import Application
     from prefork_sd.sources import find
@@ -215,16 +224,21 @@ def check(arguments: argparse.Namespace) -> int:
     sys.dont_write_bytecode = True  # nothing of ours stays in the app's folder
     name, path = find(arguments.service)
     app = Application(name, path)
-    found = 0
+    found = {"error": 0, "warning": 0}
     for finding in findings(name, path, app.cfg):  # before the import, which may fail for them
         print(finding, file=sys.stderr)
-        found += 1
+        found[finding.word] += 1
     if unknown := list(credentials(app.cfg)):
         for key, value in unknown:
             print(f"{path}: {key}: {value} is known to the running service only", file=sys.stderr)
         app = Application(name, path, WITHOUT_TLS)
-    above = f" {found} warning{'s' * (found > 1)} above." if found else ""
-    print(f"{path}: fine. {examine(app)}{above}")
+    served = examine(app)
+    counted = [f"{count} {word}{'s' * (count > 1)}" for word, count in found.items() if count]
+    above = f"{' and '.join(counted)} above." if counted else ""
+    if found["error"]:
+        print(f"{path}: the service cannot run: {above} The app itself is fine: {served}")
+        return ExitCode.FAILURE
+    print(" ".join(filter(None, (f"{path}: fine.", served, above))))
     return ExitCode.CLEAN
 
 

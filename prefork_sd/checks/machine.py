@@ -16,7 +16,7 @@ SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
 TIMEOUT = 10.0  # seconds
 SHOWN = (
     "LoadState,FragmentPath,DropInPaths,ExecStart,ActiveState,Result,Listen,"
-    "TimeoutStartUSec,TimeoutStopUSec,ProtectHome,PrivateTmp,User,DynamicUser,"
+    "TimeoutStartUSec,TimeoutStopUSec,ProtectHome,PrivateTmp,User,Group,DynamicUser,"
     "SupplementaryGroups,BindPaths,BindReadOnlyPaths,RootDirectory,RootImage"
 )
 FILES_MAX = 5000  # that are looked at below an app's folder
