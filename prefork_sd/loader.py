@@ -12,7 +12,8 @@ from typing import Any
 
 from prefork_sd import frameworks, venvs
 from prefork_sd import hooks as server_hooks
-from prefork_sd.config import Config, build, merge
+from prefork_sd.building import build, merge
+from prefork_sd.config import Config
 from prefork_sd.envfile import parse
 from prefork_sd.errors import AppImportError, ConfigError, Problem
 from prefork_sd.hooks import Hooks

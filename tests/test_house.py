@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
     },
     {"values", "envfile"},
     {"config"},
-    {"units", "draft"},
+    {"building", "units", "draft"},
     {"gunicornconf"},
     # 2: doors
     {

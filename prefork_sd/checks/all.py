@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from prefork_sd import units
+from prefork_sd.building import salvage
 from prefork_sd.checks import addresses, machine
 from prefork_sd.checks.access import NEEDED, Identity, closed_files, closed_path
 from prefork_sd.checks.finding import Finding
 from prefork_sd.checks.unitfile import Loaded, hidden_finding, unit_findings
 from prefork_sd.checks.venv import venv_findings
-from prefork_sd.config import Config, salvage
+from prefork_sd.config import Config
 from prefork_sd.errors import ConfigError
 from prefork_sd.sources import folders, read, services, templates
 
