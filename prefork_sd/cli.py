@@ -330,7 +330,7 @@ def _may_run(name: str) -> bool:
 
 def reload(arguments: argparse.Namespace) -> int:
     """Exit 0 when every new connection is served by the new generation, 1 with the reason."""
-    from prefork_sd.control import ControlError, call
+    from prefork_sd.asking import ControlError, call
     from prefork_sd.journal import leads_to_journal
 
     path = control_of(arguments.service)
@@ -359,7 +359,7 @@ def deploy(arguments: argparse.Namespace) -> int:
 
 
 def scale(arguments: argparse.Namespace) -> int:
-    from prefork_sd.control import call
+    from prefork_sd.asking import call
 
     if not 1 <= arguments.workers <= MOST_WORKERS:
         raise PreforkError(f"the number of workers must be 1 to {MOST_WORKERS}")
@@ -385,7 +385,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def _status_of(service: str, *, as_json: bool) -> str:
     from prefork_sd import report
-    from prefork_sd.control import call
+    from prefork_sd.asking import call
 
     method = "io.prefork.sd.Status"
     if service or "RUNTIME_DIRECTORY" in os.environ:

@@ -53,7 +53,7 @@ FLOORS: list[set[str]] = [
         "gunicornrun",
         "venvs",
     },
-    {"process", "control", "frameworks", "statusdoor", "project"},
+    {"process", "asking", "control", "frameworks", "statusdoor", "project"},
     {"loader"},
     {"applog", "herald", "guarded", "obituary", "sockets"},
     # 3: the app's side

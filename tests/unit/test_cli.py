@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from prefork_sd import __version__, checks, cli, control
+from prefork_sd import __version__, asking, checks, cli
+from prefork_sd.asking import ControlError
 from prefork_sd.checks import Finding
 from prefork_sd.cli import main
-from prefork_sd.control import ControlError
 from prefork_sd.errors import AppImportError, ExitCode
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Asked]:
             found: dict[str, Any] = answer
             return found
 
-        monkeypatch.setattr(control, "call", call)
+        monkeypatch.setattr(asking, "call", call)
         return asked
 
     return service
