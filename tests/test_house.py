@@ -78,7 +78,8 @@ FLOORS: list[set[str]] = [
     {"arbiter"},
     # 7: commands
     {"deployment", "scaffold", "checks"},
-    {"cli", "generator"},
+    {"commands", "remote", "generator"},
+    {"cli"},
     {"__main__"},
 ]
 THOUGHT = set[str]().union(*FLOORS[:6])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prefork_sd import __version__, asking, checks, cli
+from prefork_sd import __version__, asking, checks, commands, remote
 from prefork_sd.asking import ControlError
 from prefork_sd.checks import Finding
 from prefork_sd.cli import main
@@ -32,7 +32,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "code" / "shop.py").write_text("def app(environ, start_response): ...\n")
     monkeypatch.setenv("PREFORK_SD_CONFIG_PATH", str(tmp_path))
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
-    monkeypatch.setattr(cli, "RUNNING", str(tmp_path / "run"))
+    monkeypatch.setattr(remote, "RUNNING", str(tmp_path / "run"))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "systemctl").write_text("#!/bin/sh\n")  # it knows no unit
     (tmp_path / "bin" / "systemctl").chmod(0o755)
@@ -116,7 +116,7 @@ def test_check_ends_with_1_where_the_service_cannot_run(
     says: str,
 ) -> None:
     monkeypatch.setattr(checks, "findings", lambda *_: found)
-    monkeypatch.setattr(cli, "examine", lambda _: APP)
+    monkeypatch.setattr(commands, "examine", lambda _: APP)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # as `check` leaves it
     assert main(["check", "shop"]) == status
     out, err = capsys.readouterr()
@@ -131,7 +131,7 @@ def test_an_app_that_cannot_be_imported_says_more_than_a_finding(
         raise AppImportError("no")
 
     monkeypatch.setattr(checks, "findings", lambda *_: [NEVER])
-    monkeypatch.setattr(cli, "examine", examine)
+    monkeypatch.setattr(commands, "examine", examine)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     assert main(["check", "shop"]) == ExitCode.APP_LOAD_ERROR
 
@@ -222,7 +222,7 @@ def test_serve_takes_settings_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((source(), service))
         return 0
 
-    monkeypatch.setattr(cli, "_serve", serve)
+    monkeypatch.setattr(commands, "_serve", serve)
     arguments = ["serve", "shop.wsgi:app", "--workers", "3", "--bind", "8001", "--bind", "8002"]
     assert main([*arguments, "--env", "A=1=2", "--env", "B="]) == 0
     overrides = {
@@ -255,7 +255,7 @@ def test_a_reload_that_fails_says_why_on_stderr(
     assert out == ""
     first, *rest = err.splitlines()
     assert first == "reload failed: cannot import"
-    assert rest == [f"line {number}" for number in range(50 - cli.DETAIL_LINES, 50)]
+    assert rest == [f"line {number}" for number in range(50 - remote.DETAIL_LINES, 50)]
 
 
 def test_the_journal_has_the_verdict_from_the_service(
