@@ -72,6 +72,7 @@ FLOORS: list[set[str]] = [
     {"abroad"},
     {"foundry"},
     {"crew"},
+    {"lookout"},
     {"reloading", "vitals"},
     {"frontdesk", "reexec", "relief"},
     {"doors", "heirlooms"},
