@@ -48,6 +48,7 @@ FLOORS: list[set[str]] = [
         "scoreboard",
         "signals",
         "sources",
+        "systemctl",
         "tls",
         "varlink",
         "gunicornrun",

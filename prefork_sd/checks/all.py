@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prefork_sd import units
+from prefork_sd import systemctl, units
 from prefork_sd.building import salvage
 from prefork_sd.checks import addresses, machine
 from prefork_sd.checks.access import NEEDED, Identity, closed_files, closed_path
@@ -156,7 +156,7 @@ def _addresses(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
     own = [address for one in units.sockets(name, cfg) for address in one.addresses]
     twice = list(addresses.declared_twice(own, *_others(name)))
     yield from twice
-    if machine.booted():
+    if systemctl.booted():
         yield from () if twice else _listening(name, cfg, loaded)
         yield from _unreachable(own, cfg)
     if loaded.service:

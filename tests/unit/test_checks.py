@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from prefork_sd import systemctl
 from prefork_sd.checks import Finding, findings, machine
 from prefork_sd.checks.access import READ, WRITE, Identity, Node, closed_files, closed_path, denied
 from prefork_sd.checks.addresses import (
@@ -401,7 +402,7 @@ def test_an_environment_of_conda(tmp_path: Path) -> None:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of services with the code beside them, on a machine without systemd."""
     monkeypatch.setenv("PREFORK_SD_CONFIG_PATH", str(tmp_path))
-    monkeypatch.setattr(machine, "SYSTEMD", tmp_path / "nothing")
+    monkeypatch.setattr(systemctl, "SYSTEMD", tmp_path / "nothing")
     (tmp_path / "code").mkdir()
     return tmp_path
 
@@ -450,7 +451,7 @@ NEW = {"LoadState": "not-found"}  # the units of a file that systemd has not rea
 def test_what_stops_a_service_of_systemd(
     site: Path, monkeypatch: pytest.MonkeyPatch, yaml: str, shown: dict[str, str], stops: bool
 ) -> None:
-    monkeypatch.setattr(machine, "SYSTEMD", site)
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
     monkeypatch.setattr(machine, "shown", lambda _: shown)
     key = yaml.partition(": nobody")[0] if "nobody" in yaml else f"directory: {site}/code is hidden"
     text = told(site, yaml)
@@ -465,7 +466,7 @@ def test_an_address_that_is_taken_stops_who_has_yet_to_start(
     site: Path, monkeypatch: pytest.MonkeyPatch, service: str, stops: bool
 ) -> None:
     states = {"shop.service": service, "shop.socket": "inactive"}
-    monkeypatch.setattr(machine, "SYSTEMD", site)
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
     monkeypatch.setattr(machine, "shown", lambda unit: NEW | {"ActiveState": states[unit]})
     monkeypatch.setattr(machine, "listening", lambda: HELD)
     assert ("error: bind: " in told(site, "bind: 127.0.0.1:80\n")) == stops

@@ -61,7 +61,7 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("PREFORK_SD_CONFIG_PATH", str(tmp_path))
     monkeypatch.delenv("DPKG_MAINTSCRIPT_NAME", raising=False)
-    monkeypatch.setattr(deployment, "SYSTEMD", str(tmp_path))
+    monkeypatch.setattr("prefork_sd.systemctl.SYSTEMD", tmp_path)
     monkeypatch.setattr(deployment, "POLICY", str(tmp_path / "policy"))
     return told
 
@@ -134,7 +134,7 @@ def test_who_may_not_hears_what_is_needed(
 def test_without_systemd_nothing_is_done(
     systemctl: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(deployment, "SYSTEMD", str(tmp_path / "absent"))
+    monkeypatch.setattr("prefork_sd.systemctl.SYSTEMD", tmp_path / "absent")
     assert cli.main(["deploy", "one", "two"]) == ExitCode.CLEAN
     assert not systemctl.exists()
 
