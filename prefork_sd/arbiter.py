@@ -24,7 +24,6 @@ from prefork_sd import (
     sockets,
 )
 from prefork_sd.config import MOST_WORKERS
-from prefork_sd.crew import Crew
 from prefork_sd.doors import Doors
 from prefork_sd.errors import (
     ExitCode,
@@ -35,6 +34,7 @@ from prefork_sd.journal import Event
 from prefork_sd.keepsake import Keepsake
 from prefork_sd.listeners import Listener
 from prefork_sd.loader import Application, start_directory
+from prefork_sd.lookout import Lookout
 from prefork_sd.obituary import Obituary
 from prefork_sd.pidfile import Pidfile
 from prefork_sd.pool import Child, State
@@ -48,7 +48,7 @@ from prefork_sd.workers.base import Worker
 LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than 24 days
 
 
-class Arbiter(Crew):
+class Arbiter(Lookout):
     """The process that systemd started. `run` returns the exit status."""
 
     WORKER_BOOT_ERROR = ExitCode.WORKER_BOOT_ERROR

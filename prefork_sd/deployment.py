@@ -7,13 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 
+from prefork_sd import systemctl
 from prefork_sd.errors import ExitCode, PreforkError
 from prefork_sd.sources import find, masked, services
 
-SYSTEMD = "/run/systemd/system"  # is there where systemd is PID 1: sd_booted(3)
 POLICY = "/usr/sbin/policy-rc.d"
 MOST = 3600.0  # seconds for systemctl(1) and policy-rc.d; a unit's own limits are reached first
 FORBIDDEN = 101  # the exit status of policy-rc.d that says so
+REFUSED = "Failed to "  # how systemctl(1) begins when nothing was even tried
+NEEDS_ROOT = (
+    "deploy needs root, because it has systemd read the YAML files anew and starts or reloads the "
+    "services: say it with sudo"
+)
 SEEN = "InactiveEnterTimestampMonotonic"
 PROPERTIES = ("LoadState", "ActiveState", "WantedBy", "TriggeredBy", "StatusText", SEEN)
 
@@ -58,7 +63,7 @@ def deploy(names: Iterable[str], reload: Callable[[str], int]) -> int:
     again. There policy-rc.d decides, too. Raises PreforkError where there is no such service.
     """
     sources = {name: _source(name) for name in names}
-    if not Path(SYSTEMD).is_dir():
+    if not systemctl.booted():
         print(f"systemd does not run here; at the next boot: {', '.join(sources)}")
         return ExitCode.CLEAN
     _systemctl("daemon-reload", check=True)
@@ -103,9 +108,13 @@ def _reload(name: str, reload: Callable[[str], int]) -> int:
 
 
 def _start(unit: str, how: Step) -> int:
-    if not _systemctl(how.value, unit).returncode:
+    done = _systemctl(how.value, unit)
+    if not done.returncode:
         return ExitCode.CLEAN
-    reason = _properties(unit)["StatusText"] or f'see "journalctl -xeu {unit}"'
+    if done.stderr.startswith(REFUSED):
+        reason = str(_failure(done))
+    else:
+        reason = _properties(unit)["StatusText"] or f'see "journalctl -xeu {unit}"'
     print(f"the start of {unit} failed: {reason}", file=sys.stderr)
     return ExitCode.CLEAN if _in_package_script() else ExitCode.FAILURE
 
@@ -123,19 +132,24 @@ def _forbidden(unit: str, action: str) -> bool:
 
 def _properties(unit: str) -> dict[str, str]:
     done = _systemctl("show", f"--property={','.join(PROPERTIES)}", unit, check=True)
-    pairs = (line.partition("=")[::2] for line in done.stdout.splitlines())
-    return dict.fromkeys(PROPERTIES, "") | dict(pairs)
+    return dict.fromkeys(PROPERTIES, "") | systemctl.properties(done.stdout)
 
 
 def _systemctl(*words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
     done = _run("systemctl", *words)
     if check and done.returncode:
-        raise PreforkError(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
+        raise _failure(done)
     return done
+
+
+def _failure(done: subprocess.CompletedProcess[str]) -> PreforkError:
+    """What systemctl(1) did not do, and for whom it would."""
+    said = f"{' '.join(done.args)}: {done.stderr.strip()}"
+    return PreforkError(said if os.geteuid() == 0 else f"{NEEDS_ROOT} ({said})")
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=MOST)
+        return systemctl.run(words, MOST)
     except subprocess.TimeoutExpired:
         raise PreforkError(f"{' '.join(words)} did not end within {MOST:.0f} seconds") from None

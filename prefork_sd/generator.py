@@ -6,7 +6,8 @@ from collections.abc import Container, Sequence
 from functools import partial
 from pathlib import Path
 
-from prefork_sd.config import Config, build, salvage
+from prefork_sd.building import build, salvage
+from prefork_sd.config import Config
 from prefork_sd.errors import ConfigError, Problem
 from prefork_sd.sources import NAME, executable, masked, misnamed, read, services, templates
 from prefork_sd.units import notes, render, sockets, wanted_by

@@ -12,14 +12,15 @@ from typing import Any
 
 from prefork_sd import frameworks, venvs
 from prefork_sd import hooks as server_hooks
-from prefork_sd.config import Config, build, merge
+from prefork_sd.building import build, merge
+from prefork_sd.config import Config
 from prefork_sd.envfile import parse
 from prefork_sd.errors import AppImportError, ConfigError, Problem
 from prefork_sd.hooks import Hooks
 from prefork_sd.imports import apart, app_callable, import_object, said, search_first
 from prefork_sd.settings import BadValueError
+from prefork_sd.values import CREDENTIAL
 
-CREDENTIAL = "credential:"  # in front of a credential's name, where a value of `env` may stand
 PATHS = ("directory", "env_file", "hooks", "pidfile", "control")  # relative to where they stand
 
 

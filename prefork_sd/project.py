@@ -11,6 +11,7 @@ from prefork_sd.draft import Choice
 from prefork_sd.entrypoints import ASGI, EntryPoint, entry_points, imports_of, text_of
 from prefork_sd.envfile import parse
 from prefork_sd.errors import PreforkError
+from prefork_sd.parcel import OLDEST
 from prefork_sd.settings import BadValueError
 
 DEPTH_MAX = 4  # folders below the project's own
@@ -33,7 +34,6 @@ GENERIC = {
     "releases",
 }
 FILES = ("wsgi", "asgi", "app", "main", "application", "server", "__init__")  # best first
-OLDEST = (3, 11)
 SETTINGS_MODULE = "DJANGO_SETTINGS_MODULE"
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from prefork_sd import bulletin, journal
 from prefork_sd.control import Call
-from prefork_sd.crew import RELOAD_FAILED, RELOADED
 from prefork_sd.errors import PreforkError
 from prefork_sd.journal import Event
+from prefork_sd.lookout import RELOAD_FAILED, RELOADED
 from prefork_sd.release import Release, left_behind
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefork_sd.config import SETTINGS, Config, build
+from prefork_sd.building import build
+from prefork_sd.config import SETTINGS, Config
 from prefork_sd.draft import Choice, draft, written
 from prefork_sd.errors import PreforkError
 from prefork_sd.gunicornconf import Imported, convert, settings_of

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prefork_sd import __version__, bulletin, metrics
-from prefork_sd.crew import BOOT_FAILED, HUNG, KILLED, LEFT, OOM, RELOAD_FAILED, RELOADED
 from prefork_sd.listeners import Listener
+from prefork_sd.lookout import BOOT_FAILED, HUNG, KILLED, LEFT, OOM, RELOAD_FAILED, RELOADED
 from prefork_sd.metrics import Family
 from prefork_sd.pool import State
 from prefork_sd.pressure import resident

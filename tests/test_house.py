@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
     },
     {"values", "envfile"},
     {"config"},
-    {"units", "draft"},
+    {"building", "units", "draft"},
     {"gunicornconf"},
     # 2: doors
     {
@@ -48,12 +48,13 @@ FLOORS: list[set[str]] = [
         "scoreboard",
         "signals",
         "sources",
+        "systemctl",
         "tls",
         "varlink",
         "gunicornrun",
         "venvs",
     },
-    {"process", "control", "frameworks", "statusdoor", "project"},
+    {"process", "asking", "control", "frameworks", "statusdoor", "project"},
     {"loader"},
     {"applog", "herald", "guarded", "obituary", "sockets"},
     # 3: the app's side
@@ -72,13 +73,15 @@ FLOORS: list[set[str]] = [
     {"abroad"},
     {"foundry"},
     {"crew"},
+    {"lookout"},
     {"reloading", "vitals"},
     {"frontdesk", "reexec", "relief"},
     {"doors", "heirlooms"},
     {"arbiter"},
     # 7: commands
     {"deployment", "scaffold", "checks"},
-    {"cli", "generator"},
+    {"commands", "remote", "generator"},
+    {"cli"},
     {"__main__"},
 ]
 THOUGHT = set[str]().union(*FLOORS[:6])

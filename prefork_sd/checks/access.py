@@ -11,6 +11,8 @@ from prefork_sd.units import HOMES
 
 READ, WRITE, SEARCH = 4, 2, 1  # as in the permission bits of inode(7)
 SHOWN_MAX = 3
+# without which a start fails; more than that is for imports, and the app may come from elsewhere
+NEEDED = {"file": READ, "env_file": READ, "hooks": READ, "directory": SEARCH, "venv": SEARCH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def closed_path(key: str, way: Sequence[Node], identity: Identity) -> Finding | 
         f"{key}: {way[-1].path} is closed to {identity}: {where}{mode}",
         "the service could not read it",
         mend,
+        stops=key in NEEDED and denied(way, identity, NEEDED[key]) is not None,
     )
 
 

@@ -93,6 +93,7 @@ def taken(address: str, found: Iterable[Listener], owners: Mapping[str, str]) ->
                 f"bind: {who} listens on {one.host}, port {one.port}",
                 "the service's socket cannot start",
                 f"stop it, or change bind; ss -ltnp 'sport = :{one.port}' shows it",
+                stops=(":" in one.host) == (":" in wanted[0]),  # else it may have IPv6 alone
             )
     return None
 

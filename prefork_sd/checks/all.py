@@ -2,16 +2,17 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prefork_sd import units
+from prefork_sd import systemctl, units
+from prefork_sd.building import salvage
 from prefork_sd.checks import addresses, machine
-from prefork_sd.checks.access import Identity, closed_files, closed_path
+from prefork_sd.checks.access import NEEDED, Identity, closed_files, closed_path
 from prefork_sd.checks.finding import Finding
 from prefork_sd.checks.unitfile import Loaded, hidden_finding, unit_findings
 from prefork_sd.checks.venv import venv_findings
-from prefork_sd.config import Config, salvage
+from prefork_sd.config import Config
 from prefork_sd.errors import ConfigError
 from prefork_sd.sources import folders, read, services, templates
 
@@ -19,6 +20,8 @@ DYNAMIC = range(61184, 65520)  # the numbers that systemd gives to a DynamicUser
 OWN = ("/var/lib/prefork-sd/", "/var/cache/prefork-sd/", "/run/prefork-sd/")
 # where these are set, paths are not what they look like from outside
 MOUNTS = ("BindPaths", "BindReadOnlyPaths", "RootDirectory", "RootImage", "TemporaryFileSystem")
+# and where these are, somebody else runs it, or with other rights
+IDENTITY = ("User", "Group", "SupplementaryGroups", "DynamicUser", "AmbientCapabilities")
 
 
 def findings(name: str, path: Path, cfg: Config) -> Iterator[Finding]:
@@ -32,32 +35,55 @@ def findings(name: str, path: Path, cfg: Config) -> Iterator[Finding]:
     installed = path.parent in folders()
     loaded = machine.loaded(name, texts) if installed else Loaded(name, {})
     yield from unit_findings(loaded, cfg)
-    yield from _accounts(name, cfg)
-    yield from _paths(path if installed else None, cfg, loaded)
+    yield from _judged(_accounts(name, cfg, loaded), cfg, loaded)
+    yield from _judged(_paths(path if installed else None, cfg, loaded), cfg, loaded)
     if cfg.venv:
         yield from venv_findings(Path(cfg.venv))
-    yield from _addresses(name, cfg, loaded)
+    yield from _judged(_addresses(name, cfg, loaded), cfg, loaded)
+
+
+def _judged(found: Iterable[Finding], cfg: Config, loaded: Loaded) -> Iterator[Finding]:
+    """Yield them; none stops a service that is not systemd's, or that may run otherwise."""
+    own = cfg.unit.get("Service", {})
+    sure = loaded.foreseen and not any(key in own for key in IDENTITY)
+    for finding in found:
+        yield finding if sure else dataclasses.replace(finding, stops=False)
 
 
 # ---- who it runs as, and what they can read
 
 
-def _accounts(name: str, cfg: Config) -> Iterator[Finding]:
+def _accounts(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
     if cfg.user and machine.account(cfg.user) is None:
         mend = f"adduser --system --group {cfg.user}, or leave user out"
-        yield Finding(f"user: there is no {cfg.user}", "the service cannot start (217)", mend)
+        why = "the service cannot start (217)"
+        yield Finding(f"user: there is no {cfg.user}", why, mend, stops=_says(loaded, cfg, "User"))
     if not cfg.user and (known := machine.account(name)) and known.uid not in DYNAMIC:
         text = f"a user {name} exists, and DynamicUser takes the service's name"
         mend = f"say so with user: {name}, or give the file another name"
         yield Finding(text, "the service runs as that user", mend)
-    for key in ("group", "socket_group"):
+    opened = loaded.active or "Socket" in cfg.unit or not _unix(name, cfg)
+    for key, stops in (("group", _says(loaded, cfg, "Group")), ("socket_group", not opened)):
         group = getattr(cfg, key)
         if group and not [*machine.gids_of((group,))]:
-            yield Finding(f"{key}: there is no group {group}", "the unit cannot start (216)",
-                          f"addgroup --system {group}, or name another")  # fmt: skip
+            mend = f"addgroup --system {group}, or name another"
+            why = "the unit cannot start (216)"
+            yield Finding(f"{key}: there is no group {group}", why, mend, stops=stops)
     if cfg.socket_user and machine.account(cfg.socket_user) is None:
         text = f"socket_user: there is no {cfg.socket_user}"
-        yield Finding(text, "the socket cannot start", f"adduser --system {cfg.socket_user}")
+        mend = f"adduser --system {cfg.socket_user}"
+        yield Finding(text, "the socket cannot start", mend, stops=not opened)
+
+
+def _says(loaded: Loaded, cfg: Config, directive: str) -> bool:
+    """Whether User= or Group=, as far as it is loaded, is what the file says."""
+    return not loaded.known or loaded.service.get(directive) == getattr(cfg, directive.lower())
+
+
+def _unix(name: str, cfg: Config) -> bool:
+    """Whether the service has a unix socket."""
+    own = [address for one in units.sockets(name, cfg) for address in one.addresses]
+    return any(address.startswith("unix:") for address in own)
 
 
 def identity_of(name: str, cfg: Config, loaded: Loaded) -> Identity:
@@ -108,9 +134,11 @@ def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
 
 def _unreadable(key: str, path: str, identity: Identity) -> Finding | None:
     if not machine.exists(path):
-        text = f"{key}: there is no {path}"
-        gone = Finding(text, "the service cannot work without it", "correct the path")
-        return None if key == "venv" else gone  # which has its own checks
+        if key == "venv":
+            return None  # which has its own checks
+        stops = key in NEEDED
+        why = "the service cannot work without it" if stops else "nothing is imported from there"
+        return Finding(f"{key}: there is no {path}", why, "correct the path", stops=stops)
     finding = closed_path(key, machine.way(path), identity)
     if finding is None and key == "directory":
         finding = closed_files(path, machine.sources(Path(path)), identity)
@@ -128,7 +156,7 @@ def _addresses(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
     own = [address for one in units.sockets(name, cfg) for address in one.addresses]
     twice = list(addresses.declared_twice(own, *_others(name)))
     yield from twice
-    if machine.booted():
+    if systemctl.booted():
         yield from () if twice else _listening(name, cfg, loaded)
         yield from _unreachable(own, cfg)
     if loaded.service:
@@ -165,6 +193,8 @@ def _listening(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
         for address in one.addresses:
             if not active:
                 finding = addresses.taken(address, found, holders)
+                if finding and loaded.active:  # by the service itself, maybe
+                    finding = dataclasses.replace(finding, stops=False)
             elif one.unit not in loaded.stale:
                 finding = addresses.unheard(one.unit, address, found)
             else:

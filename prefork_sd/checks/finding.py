@@ -5,11 +5,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What it is, why it matters, and the command or the line of the file that mends it."""
+    """What it is, why it matters, and the command or the line of the file that mends it.
+
+    It `stops` the service if a start is certain to fail as long as it is so, or to serve nothing.
+    """
 
     what: str
     why: str
     mend: str
+    stops: bool = False
+
+    @property
+    def word(self) -> str:
+        return "error" if self.stops else "warning"
 
     def __str__(self) -> str:
-        return f"warning: {self.what}\n    {self.why}\n    mend: {self.mend}"
+        return f"{self.word}: {self.what}\n    {self.why}\n    mend: {self.mend}"

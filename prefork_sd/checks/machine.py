@@ -8,15 +8,15 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from prefork_sd import systemctl
 from prefork_sd.checks.access import Identity, Node
 from prefork_sd.checks.addresses import Listener, Proxy, listeners, nginx_user
 from prefork_sd.checks.unitfile import Loaded, Properties
 
-SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
 TIMEOUT = 10.0  # seconds
 SHOWN = (
     "LoadState,FragmentPath,DropInPaths,ExecStart,ActiveState,Result,Listen,"
-    "TimeoutStartUSec,TimeoutStopUSec,ProtectHome,PrivateTmp,User,DynamicUser,"
+    "TimeoutStartUSec,TimeoutStopUSec,ProtectHome,PrivateTmp,User,Group,DynamicUser,"
     "SupplementaryGroups,BindPaths,BindReadOnlyPaths,RootDirectory,RootImage"
 )
 FILES_MAX = 5000  # that are looked at below an app's folder
@@ -29,29 +29,19 @@ PROXIES = {  # program, user, the folder that it locks itself into
 }
 
 
-def booted() -> bool:
-    """Whether systemd runs this machine."""
-    return SYSTEMD.is_dir()
-
-
 def shown(unit: str) -> Properties:
     """What systemd has loaded of a unit; empty where it cannot be asked."""
-    command = ["systemctl", "show", "-p", SHOWN, unit]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = systemctl.run(["systemctl", "show", "-p", SHOWN, unit], TIMEOUT)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    found: dict[str, str] = {}
-    for line in done.stdout.splitlines():
-        key, _, value = line.partition("=")
-        found[key] = f"{found[key]} {value}" if key in found else value
-    return found
+    return systemctl.properties(done.stdout)
 
 
 def loaded(name: str, expected: Mapping[str, str]) -> Loaded:
     """A service's units as systemd has them, beside the texts that they should have."""
     unit = f"{name}.service"
-    service = shown(unit) if booted() else {}
+    service = shown(unit) if systemctl.booted() else {}
     known = {one: shown(one) for one in expected if one != unit and service}
     texts = {one: _text(found.get("FragmentPath", "")) for one, found in known.items()}
     texts[unit] = _text(service.get("FragmentPath", ""))

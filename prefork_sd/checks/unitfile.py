@@ -47,6 +47,21 @@ class Loaded:
         texts = self.expected.items()
         return [unit for unit, text in texts if directives(text) != directives(self.files[unit])]
 
+    @property
+    def foreseen(self) -> bool:
+        """Whether the service will run as it is known, or as the YAML file alone has it."""
+        generated = self.service.get("FragmentPath", "").startswith(GENERATED)
+        as_written = generated or self.service.get("LoadState") == "not-found"
+        if any(socket.get("DropInPaths") for socket in self.sockets.values()):
+            return False
+        return self.known or (as_written and not self.service.get("DropInPaths"))
+
+    @property
+    def active(self) -> bool:
+        """Whether the service or one of its sockets is, as systemd says."""
+        states = [one.get("ActiveState") for one in (self.service, *self.sockets.values())]
+        return any(state not in (None, "inactive", "failed") for state in states)
+
 
 def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
     """Yield what is wrong with the units as they are loaded."""
@@ -60,7 +75,7 @@ def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
         yield Finding(text, "units are made of YAML files when systemd reloads", reload)
     elif state == "masked":
         text = f"{unit} is masked: {loaded.service.get('FragmentPath')}"
-        yield Finding(text, "it cannot be started", f"systemctl unmask {unit}")
+        yield Finding(text, "it cannot be started", f"systemctl unmask {unit}", stops=True)
     elif not loaded.service.get("FragmentPath", "").startswith(GENERATED):
         yield from _shadowed(loaded)
     elif stale := loaded.stale:
@@ -79,7 +94,8 @@ def _shadowed(loaded: Loaded) -> Iterator[Finding]:
         argv = re.search(r"argv\[\]=(.*?) ;", loaded.service.get("ExecStart", ""))
         what = f" and runs: {argv[1]}" if argv else ""
         text = f"{unit} is {path}, which wins over the generated unit{what}"
-        yield Finding(text, "the YAML file has no effect", f"systemctl stop {unit} && {away}")
+        mend = f"systemctl stop {unit} && {away}"
+        yield Finding(text, "the YAML file has no effect", mend, stops=True)
     elif unit in loaded.stale:
         text = f"{unit} is {path}, which is not what the YAML file gives"
         why = "a changed YAML file does not change a unit that was written from it"
@@ -139,4 +155,4 @@ def hidden_finding(one: Hidden, loaded: Loaded) -> Finding | None:
     said = loaded.service.get(one.directive, "yes") if loaded.known else "yes"
     if said in ("no", "read-only"):
         return None
-    return Finding(str(one), "the service sees an empty folder there", one.mend)
+    return Finding(str(one), "the service sees an empty folder there", one.mend, stops=True)

@@ -16,7 +16,7 @@ def venv_findings(venv: Path) -> Iterator[Finding]:
     python = venv / "bin" / "python"
     if not os.path.lexists(python):
         what = NO_VENV if os.access(venv, os.F_OK) else ABSENT
-        yield Finding(f"{key} {what}", "the app's packages are looked for there", anew)
+        yield Finding(f"{key} {what}", "the app's packages are looked for there", anew, stops=True)
         return
     version = venv_version(venv)
     if not version:
@@ -27,4 +27,5 @@ def venv_findings(venv: Path) -> Iterator[Finding]:
     if not os.access(python, os.X_OK):
         target = os.path.realpath(python)
         why = "the Python that it was made with was replaced, by an upgrade of the system say"
-        yield Finding(f"{key} has no Python that runs: {python} leads to {target}", why, anew)
+        what = f"has no Python that runs: {python} leads to {target}"
+        yield Finding(f"{key} {what}", why, anew, stops=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from prefork_sd import http1, tls
-from prefork_sd.config import build
+from prefork_sd.building import build
 from prefork_sd.workers import tlsconnection
 from prefork_sd.workers.connection import Terms
 from prefork_sd.workers.tlsconnection import TlsConnection

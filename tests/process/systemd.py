@@ -8,7 +8,7 @@ from pathlib import Path
 from signal import SIGHUP, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, Signals
 from typing import Any
 
-from prefork_sd import control
+from prefork_sd import asking
 from tests.process import proc, spawning
 from tests.process.client import Answer, Client
 from tests.process.hearing import BOUND, Hearing, Message, readable
@@ -154,7 +154,7 @@ class Systemd(Hearing):
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
         """A method of the control socket."""
         path = self.runtime / "control"
-        return control.call(path, f"io.prefork.sd.{method}", parameters, timeout=BOUND)
+        return asking.call(path, f"io.prefork.sd.{method}", parameters, timeout=BOUND)
 
     def status(self) -> dict[str, Any]:
         return self.call("Status")

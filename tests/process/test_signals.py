@@ -4,7 +4,7 @@ from signal import SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGWINCH
 
 import pytest
 
-from prefork_sd.control import ControlError
+from prefork_sd.asking import ControlError
 from tests.process.systemd import Systemd
 
 

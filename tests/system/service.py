@@ -20,6 +20,18 @@ def index():
     return f"{VERSION} {os.getpid()}"
 """
 
+# To be added to it: a request that never ends, and says so first.
+HANGING_PAGE = """
+def stuck_here():
+    while True:
+        time.sleep(1)
+
+@app.route("/hang")
+def hang():
+    print("about to hang", flush=True)
+    stuck_here()
+"""
+
 
 class Service:
     """`NAME.service` and `NAME.socket`, made of /etc/prefork-sd/NAME.yaml and /srv/NAME/app.py."""

@@ -5,22 +5,11 @@ import time
 import pytest
 
 from tests.system.machine import Machine
-from tests.system.service import Service
+from tests.system.service import HANGING_PAGE, Service
 from tests.system.traffic import traffic
 
 CLIENTS = {"port": 8000, "clients": 8, "pause": 0.01}
 LOCAL = {"workers": 4, "bind": "127.0.0.1:8000"}
-
-HANGING_PAGE = """
-def stuck_here():
-    while True:
-        time.sleep(1)
-
-@app.route("/hang")
-def hang():
-    print("about to hang", flush=True)
-    stuck_here()
-"""
 
 
 @pytest.mark.app(**LOCAL)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.system.service import Service
+from tests.system.service import HANGING_PAGE, Service
 from tests.system.traffic import traffic
 
 # Says on standard error (so in the journal) that it has begun.
@@ -15,16 +15,6 @@ def slow():
 """
 
 STARTED = "39f53479d3a045ac8e11786248231fbf"  # systemd's MESSAGE_ID of a unit that has started
-
-HANGING_PAGE = """
-def stuck_here():
-    while True:
-        time.sleep(1)
-
-@app.route("/hang")
-def hang():
-    stuck_here()
-"""
 
 
 @pytest.mark.app(workers=4, bind="127.0.0.1:8000")

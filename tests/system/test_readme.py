@@ -73,7 +73,7 @@ def test_from_the_first_page_to_a_deploy_that_goes_wrong(app: Machine) -> None:
     assert VARIES.sub("N", "\n".join(told)) == VARIES.sub("N", "\n".join(shown[1:4] + shown[5:]))
 
     app.run("chmod 750 /srv/myapp")
-    as_shown(app, "prefork-sd check myapp")
+    as_shown(app, "prefork-sd check myapp", status=1)
     app.run("chmod 755 /srv/myapp")
 
     app.run("sed -i 's/import Flask/import Flsk/' /srv/myapp/app.py")

@@ -11,7 +11,7 @@ PORT = "127.0.0.1:8010"
 
 
 def check(machine: Machine, name: str, status: int = 0) -> str:
-    """What `prefork-sd check` warns of."""
+    """What `prefork-sd check` says against a service; `status` is 1 where that stops it."""
     done = machine.run(f"prefork-sd check {name}", check=False)
     assert done.status == status, done.err
     return done.err
@@ -78,7 +78,7 @@ def test_a_service_that_is_fine(machine: Machine, shop: Service) -> None:
 
 def test_closed_to_the_service_s_user(machine: Machine, shop: Service) -> None:
     machine.run("chmod 750 /srv/shop")
-    told = check(machine, "shop")
+    told = check(machine, "shop", 1)
     assert "directory: /srv/shop is closed to the service's own user: mode 0750" in told
     assert shop.systemctl("start", check=False).status == 1  # it was right
     machine.run(told.split("mend: ")[1].splitlines()[0])
@@ -89,11 +89,11 @@ def test_closed_to_the_service_s_user(machine: Machine, shop: Service) -> None:
 def test_a_user_of_one_s_own(machine: Machine, shop: Service) -> None:
     shop.configure(user="keeper")
     machine.run("systemctl daemon-reload")
-    assert "user: there is no keeper" in check(machine, "shop")
+    assert "user: there is no keeper" in check(machine, "shop", 1)
     machine.run("useradd --system keeper")
     assert check(machine, "shop") == ""
     machine.run("chmod 750 /srv/shop")
-    assert "/srv/shop is closed to the user keeper: mode 0750" in check(machine, "shop")
+    assert "/srv/shop is closed to the user keeper: mode 0750" in check(machine, "shop", 1)
     machine.run("chgrp keeper /srv/shop")
     assert check(machine, "shop") == ""
     shop.systemctl("start")
@@ -104,7 +104,7 @@ def test_secrets_that_are_too_secret(machine: Machine, shop: Service) -> None:
     machine.write("/etc/shop.env", "SECRET=1\n")
     machine.run("chmod 600 /etc/shop.env")
     shop.configure(env_file="/etc/shop.env")
-    told = check(machine, "shop")
+    told = check(machine, "shop", 1)
     assert "env_file: /etc/shop.env is closed to the service's own user: mode 0600" in told
     assert shop.systemctl("start", check=False).status == 1  # it was right
     assert "unit: {Service: {EnvironmentFile: /etc/shop.env}}" in told
@@ -118,7 +118,7 @@ def test_an_app_below_home(machine: Machine) -> None:
     machine.run("mkdir -p /home/me")
     machine.write("/home/me/shop/app.py", FLASK)
     home = Service(machine, "home", bind=PORT, directory="/home/me/shop")
-    assert "/home/me/shop is hidden by ProtectHome=yes" in check(machine, "home")
+    assert "/home/me/shop is hidden by ProtectHome=yes" in check(machine, "home", 1)
     assert home.systemctl("start", check=False).status == 1
     home.configure(unit={"Service": {"ProtectHome": "read-only"}})
     machine.run("systemctl daemon-reload")
@@ -132,7 +132,7 @@ def test_a_link_into_root_s_home(machine: Machine) -> None:
     machine.write("/root/shop/app.py", FLASK)
     machine.run("ln -s /root/shop /srv/linked-app")
     linked = Service(machine, "linked", bind=PORT, directory="/srv/linked-app")
-    assert "/root/shop is hidden by ProtectHome=yes" in check(machine, "linked")
+    assert "/root/shop is hidden by ProtectHome=yes" in check(machine, "linked", 1)
     linked.remove()
     machine.run("rm -r /root/shop /srv/linked-app")
 
@@ -141,7 +141,7 @@ def test_a_unit_of_old_that_wins(machine: Machine, shop: Service) -> None:
     path = "/etc/systemd/system/shop.service"
     machine.write(path, "[Service]\nExecStart=/usr/bin/gunicorn app:app\n")
     machine.run("systemctl daemon-reload")
-    told = check(machine, "shop")
+    told = check(machine, "shop", 1)
     assert f"shop.service is {path}" in told
     assert "runs: /usr/bin/gunicorn app:app" in told
     machine.run(told.split("mend: ")[1].splitlines()[0])
@@ -191,7 +191,7 @@ def test_an_address_that_somebody_has(machine: Machine, shop: Service) -> None:
     command = "exec python3 -m http.server 8010 --bind 127.0.0.1"
     machine.run(f"systemd-run --quiet --unit=squatter sh -c '{command}'")
     machine.curl(f"http://{PORT}/", "--fail", "--retry", "9", "--retry-connrefused")
-    told = check(machine, "shop")
+    told = check(machine, "shop", 1)
     assert "python3" in told
     assert "listens on 127.0.0.1, port 8010" in told
     machine.run("systemctl stop squatter")

@@ -14,7 +14,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 
 from prefork_sd import proxyprotocol
-from prefork_sd.config import build
+from prefork_sd.building import build
 from prefork_sd.imports import ASGI, WSGI, interface_of
 from prefork_sd.workers.asgiscope import Scopes
 from prefork_sd.workers.asgiservice import waits

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from prefork_sd import systemctl
 from prefork_sd.checks import Finding, findings, machine
 from prefork_sd.checks.access import READ, WRITE, Identity, Node, closed_files, closed_path, denied
 from prefork_sd.checks.addresses import (
@@ -74,7 +75,26 @@ def test_a_closed_path_names_the_folder_and_the_command() -> None:
     assert finding
     assert "/home/me on its way, mode 0700" in finding.what
     assert finding.mend == "move it out of /home/me (to /srv, say), or chmod o+x /home/me"
+    assert str(finding).startswith("error: directory: /home/me/shop is closed")
     assert closed_path("directory", [ROOT, folder("/srv", 0o755)], NOBODY) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "last", "stops"),
+    [
+        ("directory", folder("/srv/shop", 0o750), True),
+        ("directory", folder("/srv/shop", 0o711), False),  # the app may be in a venv
+        ("venv", folder("/srv/shop", 0o711), False),
+        ("venv", file("/srv/shop/python", 0o711), False),  # it is executed, not read
+        ("venv", file("/srv/shop/python", 0o700), True),
+        ("env_file", file("/srv/shop/env", 0o711), True),
+        ("pythonpath", folder("/srv/shop", 0o700), False),  # the app may be elsewhere
+    ],
+)
+def test_what_is_closed_stops_only_what_needs_it(key: str, last: Node, stops: bool) -> None:
+    finding = closed_path(key, [ROOT, folder("/srv", 0o755), last], NOBODY)
+    assert finding
+    assert finding.stops == stops
 
 
 def test_a_file_of_secrets_need_not_be_opened_to_all() -> None:
@@ -160,7 +180,7 @@ OWN_FILE = "/etc/systemd/system/shop.service"
     ("units", "what", "mend"),
     [
         (loaded({"LoadState": "not-found"}), "does not know", "systemctl daemon-reload"),
-        (loaded({"LoadState": "masked"}), "masked", "systemctl unmask shop.service"),
+        (loaded({"LoadState": "masked"}), "masked: /run/systemd", "systemctl unmask shop.service"),
         (loaded(files={"shop.service": "[Service]\nExecStart=y"}), "shop.service",
          "systemctl daemon-reload"),
         (loaded({"FragmentPath": OWN_FILE, "ExecStart": GUNICORN}),
@@ -181,10 +201,33 @@ def test_units_that_are_not_right(units: Loaded, what: str, mend: str) -> None:
     (finding,) = found(units)
     assert what in finding.what
     assert mend in finding.mend
+    assert finding.stops == (what.startswith(("masked", "/usr/bin/gunicorn")))
 
 
 def test_a_unit_written_from_the_file_is_fine() -> None:
     assert found(loaded({"FragmentPath": OWN_FILE})) == []
+
+
+DROP_IN = {"DropInPaths": "/etc/x.conf"}
+STALE = {"shop.service": "[Service]\nExecStart=y"}
+
+
+@pytest.mark.parametrize(
+    ("units", "foreseen"),
+    [
+        (loaded(), True),
+        (loaded(DROP_IN), True),  # what it says is shown
+        (loaded(DROP_IN, files=STALE), False),
+        (loaded(files=STALE), True),
+        (loaded(socket=DROP_IN), False),
+        (loaded({"LoadState": "not-found", "FragmentPath": "", "ExecStart": ""}), True),
+        (loaded({"FragmentPath": OWN_FILE, "ExecStart": GUNICORN}), False),
+        (loaded({"FragmentPath": OWN_FILE}, files=STALE), False),
+        (Loaded("shop", {}), False),
+    ],
+)
+def test_whether_it_is_sure_how_the_service_will_run(units: Loaded, foreseen: bool) -> None:
+    assert units.foreseen == foreseen
 
 
 @pytest.mark.parametrize(
@@ -251,6 +294,11 @@ def test_an_address_that_is_taken() -> None:
     finding = taken("127.0.0.1:80", HELD, {"7": "nginx (12)"})
     assert finding
     assert "nginx (12)" in finding.what
+    assert finding.stops
+    assert taken("[::]:80", HELD, {"7": "nginx (12)"}) is not None
+    six = taken("127.0.0.1:80", [Listener("::", 80, "7")], {})
+    assert six
+    assert not six.stops  # it may listen for IPv6 alone
     assert taken("127.0.0.1:81", HELD, {}) is None
     assert taken("unix:/a", HELD, {}) is None
 
@@ -354,7 +402,7 @@ def test_an_environment_of_conda(tmp_path: Path) -> None:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of services with the code beside them, on a machine without systemd."""
     monkeypatch.setenv("PREFORK_SD_CONFIG_PATH", str(tmp_path))
-    monkeypatch.setattr(machine, "SYSTEMD", tmp_path / "nothing")
+    monkeypatch.setattr(systemctl, "SYSTEMD", tmp_path / "nothing")
     (tmp_path / "code").mkdir()
     return tmp_path
 
@@ -379,6 +427,49 @@ def told(site: Path, yaml: str) -> str:
 )
 def test_what_is_told_of_a_file(site: Path, yaml: str, text: str) -> None:
     assert text in told(site, yaml)
+
+
+NEW = {"LoadState": "not-found"}  # the units of a file that systemd has not read yet
+
+
+@pytest.mark.parametrize(
+    ("yaml", "shown", "stops"),
+    [
+        ("user: nobody-of-this-name\n", NEW, True),
+        ("user: nobody-of-this-name\n", {}, False),  # without systemd nobody becomes them
+        ("user: nobody-of-this-name\nunit: {Service: {User: root}}\n", NEW, False),
+        ("group: nobody-of-this-name\nuser: root\n", NEW, True),
+        ("socket_group: nobody-of-this-name\n", NEW, True),
+        ("socket_user: nobody-of-this-name\n", NEW, True),
+        ("socket_user: nobody-of-this-name\n", NEW | {"ActiveState": "active"}, False),
+        ("socket_user: nobody-of-this-name\nbind: 127.0.0.1:8000\n", NEW, False),
+        ("unit: {Service: {ProtectHome: no}}\n", NEW, True),  # PrivateTmp=
+        ("unit: {Service: {ProtectHome: no}}\n", {}, False),
+        ("unit: {Service: {ProtectHome: no}}\n", {**NEW, "DropInPaths": "/etc/x.conf"}, False),
+    ],
+)
+def test_what_stops_a_service_of_systemd(
+    site: Path, monkeypatch: pytest.MonkeyPatch, yaml: str, shown: dict[str, str], stops: bool
+) -> None:
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    monkeypatch.setattr(machine, "shown", lambda _: shown)
+    key = yaml.partition(": nobody")[0] if "nobody" in yaml else f"directory: {site}/code is hidden"
+    text = told(site, yaml)
+    assert (f"error: {key}" in text, f"warning: {key}" in text) == (stops, not stops)
+
+
+@pytest.mark.parametrize(
+    ("service", "stops"),
+    [("inactive", True), ("failed", True), ("active", False)],  # its own, perhaps, without a unit
+)
+def test_an_address_that_is_taken_stops_who_has_yet_to_start(
+    site: Path, monkeypatch: pytest.MonkeyPatch, service: str, stops: bool
+) -> None:
+    states = {"shop.service": service, "shop.socket": "inactive"}
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    monkeypatch.setattr(machine, "shown", lambda unit: NEW | {"ActiveState": states[unit]})
+    monkeypatch.setattr(machine, "listening", lambda: HELD)
+    assert ("error: bind: " in told(site, "bind: 127.0.0.1:80\n")) == stops
 
 
 def test_a_port_that_no_unit_opens(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from prefork_sd import __version__, cli, control
+from prefork_sd import __version__, asking, checks, commands, remote
+from prefork_sd.asking import ControlError
+from prefork_sd.checks import Finding
 from prefork_sd.cli import main
-from prefork_sd.control import ControlError
-from prefork_sd.errors import ExitCode
+from prefork_sd.errors import AppImportError, ExitCode
 
 ROOT = Path(__file__).parents[2]
 Asked = list[tuple[str, str, dict[str, object] | None]]
@@ -31,7 +32,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "code" / "shop.py").write_text("def app(environ, start_response): ...\n")
     monkeypatch.setenv("PREFORK_SD_CONFIG_PATH", str(tmp_path))
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
-    monkeypatch.setattr(cli, "RUNNING", str(tmp_path / "run"))
+    monkeypatch.setattr(remote, "RUNNING", str(tmp_path / "run"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "systemctl").write_text("#!/bin/sh\n")  # it knows no unit
+    (tmp_path / "bin" / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     return tmp_path
 
 
@@ -52,7 +57,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Asked]:
             found: dict[str, Any] = answer
             return found
 
-        monkeypatch.setattr(control, "call", call)
+        monkeypatch.setattr(asking, "call", call)
         return asked
 
     return service
@@ -86,6 +91,49 @@ def test_check_finds_that_all_is_fine(site: Path) -> None:
 
 def test_check_by_path(site: Path) -> None:
     assert run("check", str(site / "shop.yaml")).returncode == 0
+
+
+LATER = Finding("the socket is older than the file", "it will do", "restart it")
+NEVER = Finding("user: there is no keeper", "the service cannot start", "adduser", stops=True)
+APP = "shop:app can be served by 2 workers (SyncWorker)."
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "says"),
+    [
+        ([], 0, f"fine. {APP}"),
+        ([LATER, LATER], 0, f"fine. {APP} 2 warnings above."),
+        ([NEVER], 1, f"the service cannot run: 1 error above. The app itself is fine: {APP}"),
+        ([LATER, NEVER], 1, "the service cannot run: 1 error and 1 warning above."),
+    ],
+)
+def test_check_ends_with_1_where_the_service_cannot_run(
+    site: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    found: list[Finding],
+    status: int,
+    says: str,
+) -> None:
+    monkeypatch.setattr(checks, "findings", lambda *_: found)
+    monkeypatch.setattr(commands, "examine", lambda _: APP)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # as `check` leaves it
+    assert main(["check", "shop"]) == status
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{site}/shop.yaml: {says}")
+    assert err == "".join(f"{one}\n" for one in found)
+
+
+def test_an_app_that_cannot_be_imported_says_more_than_a_finding(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examine(_app: object) -> str:
+        raise AppImportError("no")
+
+    monkeypatch.setattr(checks, "findings", lambda *_: [NEVER])
+    monkeypatch.setattr(commands, "examine", examine)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert main(["check", "shop"]) == ExitCode.APP_LOAD_ERROR
 
 
 @pytest.mark.parametrize(
@@ -174,7 +222,7 @@ def test_serve_takes_settings_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((source(), service))
         return 0
 
-    monkeypatch.setattr(cli, "_serve", serve)
+    monkeypatch.setattr(commands, "_serve", serve)
     arguments = ["serve", "shop.wsgi:app", "--workers", "3", "--bind", "8001", "--bind", "8002"]
     assert main([*arguments, "--env", "A=1=2", "--env", "B="]) == 0
     overrides = {
@@ -207,7 +255,7 @@ def test_a_reload_that_fails_says_why_on_stderr(
     assert out == ""
     first, *rest = err.splitlines()
     assert first == "reload failed: cannot import"
-    assert rest == [f"line {number}" for number in range(50 - cli.DETAIL_LINES, 50)]
+    assert rest == [f"line {number}" for number in range(50 - remote.DETAIL_LINES, 50)]
 
 
 def test_the_journal_has_the_verdict_from_the_service(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefork_sd.config import AS_WRITTEN, Config, build, describe, merge, schema
+from prefork_sd.building import build, merge
+from prefork_sd.config import AS_WRITTEN, Config, describe, schema
 from prefork_sd.errors import ConfigError, ExitCode
 
 

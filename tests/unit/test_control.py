@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from prefork_sd import control
-from prefork_sd.control import Call, ControlError, ControlServer, UnreachableError
+from prefork_sd import asking, control
+from prefork_sd.asking import ControlError, UnreachableError
+from prefork_sd.control import Call, ControlServer
 from prefork_sd.errors import ConfigError
 
 
@@ -364,7 +365,7 @@ def serve(server: ControlServer, answer: Callable[[Call], None]) -> threading.Th
 def test_the_client_gets_the_reply(server: ControlServer) -> None:
     assert server.path is not None
     thread = serve(server, lambda call: call.reply({"got": call.parameters}))
-    reply = control.call(server.path, "io.prefork.sd.Scale", {"workers": 2}, timeout=10)
+    reply = asking.call(server.path, "io.prefork.sd.Scale", {"workers": 2}, timeout=10)
     assert reply == {"got": {"workers": 2}}
     thread.join()
 
@@ -374,7 +375,7 @@ def test_the_client_raises_the_error(server: ControlServer) -> None:
     told = {"reason": "cannot import", "details": "Traceback"}
     thread = serve(server, lambda call: call.error("io.prefork.sd.ReloadFailed", told))
     with pytest.raises(ControlError, match=r"^cannot import$") as caught:
-        control.call(server.path, "io.prefork.sd.Reload", timeout=10)
+        asking.call(server.path, "io.prefork.sd.Reload", timeout=10)
     assert caught.value.name == "io.prefork.sd.ReloadFailed"
     assert caught.value.parameters == told
     thread.join()
@@ -388,24 +389,24 @@ def test_an_error_without_a_reason_is_told_whole() -> None:
 def test_nobody_there(tmp_path: Path) -> None:
     path = tmp_path / "control"
     with pytest.raises(UnreachableError, match="the service is not running"):
-        control.call(path, "io.prefork.sd.Status", timeout=10)
+        asking.call(path, "io.prefork.sd.Status", timeout=10)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     with pytest.raises(ConnectionError, match="the service is not running"):
-        control.call(path, "io.prefork.sd.Status", timeout=10)
+        asking.call(path, "io.prefork.sd.Status", timeout=10)
 
 
 def test_a_service_that_is_silent(server: ControlServer) -> None:
     assert server.path is not None
     with pytest.raises(UnreachableError, match=r"did not answer within 0\.05 s"):
-        control.call(server.path, "io.prefork.sd.Status", timeout=0.05)
+        asking.call(server.path, "io.prefork.sd.Status", timeout=0.05)
 
 
 def test_a_service_that_goes_away_in_the_middle(server: ControlServer) -> None:
     assert server.path is not None
     thread = serve(server, lambda call: call.connection.close())
     with pytest.raises(UnreachableError, match="went away before it answered"):
-        control.call(server.path, "io.prefork.sd.Reload", timeout=10)
+        asking.call(server.path, "io.prefork.sd.Reload", timeout=10)
     thread.join()
 
 
@@ -417,7 +418,7 @@ def test_something_else_answers(server: ControlServer) -> None:
 
     thread = serve(server, answer)
     with pytest.raises(UnreachableError, match="does not speak Varlink"):
-        control.call(server.path, "io.prefork.sd.Status", timeout=10)
+        asking.call(server.path, "io.prefork.sd.Status", timeout=10)
     thread.join()
 
 
@@ -429,4 +430,4 @@ def test_not_permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     with pytest.raises(UnreachableError, match="permission denied"):
-        control.call(tmp_path / "control", "io.prefork.sd.Status", timeout=10)
+        asking.call(tmp_path / "control", "io.prefork.sd.Status", timeout=10)

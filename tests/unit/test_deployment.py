@@ -1,5 +1,6 @@
 """What `prefork-sd deploy` does with a service, by the state that systemd tells."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("PREFORK_SD_CONFIG_PATH", str(tmp_path))
     monkeypatch.delenv("DPKG_MAINTSCRIPT_NAME", raising=False)
-    monkeypatch.setattr(deployment, "SYSTEMD", str(tmp_path))
+    monkeypatch.setattr("prefork_sd.systemctl.SYSTEMD", tmp_path)
     monkeypatch.setattr(deployment, "POLICY", str(tmp_path / "policy"))
     return told
 
@@ -106,10 +107,34 @@ def test_a_reload_that_was_cut_off_is_asked_once_more(
     assert capsys.readouterr().err == "one: cut\n"
 
 
+@pytest.mark.parametrize(
+    ("verb", "said"), [("daemon-reload", "reload daemon"), ("start", "start one.service")]
+)
+@pytest.mark.parametrize("user", [0, 1000])
+def test_who_may_not_hears_what_is_needed(
+    systemctl: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
+    said: str,
+    user: int,
+) -> None:
+    program = systemctl.with_name("systemctl")
+    shebang, rest = program.read_text().split("\n", 1)
+    refuse = f"case $1 in {verb}) echo 'Failed to {said}: Access denied' >&2; exit 4 ;; esac"
+    program.write_text(f"{shebang}\n{refuse}\n{rest}")
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert cli.main(["deploy", "one"]) == ExitCode.FAILURE
+    told = capsys.readouterr().err
+    assert f"systemctl {verb}" in told
+    assert f"Failed to {said}: Access denied" in told
+    assert ("deploy needs root" in told and "say it with sudo" in told) == (user != 0)
+
+
 def test_without_systemd_nothing_is_done(
     systemctl: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(deployment, "SYSTEMD", str(tmp_path / "absent"))
+    monkeypatch.setattr("prefork_sd.systemctl.SYSTEMD", tmp_path / "absent")
     assert cli.main(["deploy", "one", "two"]) == ExitCode.CLEAN
     assert not systemctl.exists()
 

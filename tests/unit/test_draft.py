@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork_sd.config import SETTINGS, build
+from prefork_sd.building import build
+from prefork_sd.config import SETTINGS
 from prefork_sd.draft import USUAL, WIDTH, Choice, draft, entry, written
 from prefork_sd.sources import read
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefork_sd import gunicornrun
-from prefork_sd.config import build
+from prefork_sd.building import build
 from prefork_sd.gunicornconf import Imported, convert, settings_of
 from prefork_sd.gunicornrun import run
 from prefork_sd.sources import read

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from prefork_sd import tls
-from prefork_sd.config import Config, build
+from prefork_sd.building import build
+from prefork_sd.config import Config
 from prefork_sd.errors import ConfigError
 from prefork_sd.release import left_behind
 from prefork_sd.units import MISSING

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefork_sd.config import build
+from prefork_sd.building import build
 from prefork_sd.sources import templates
 from prefork_sd.units import notes, render, span, wanted_by, word
 
