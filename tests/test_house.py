@@ -65,6 +65,8 @@ FLOORS: list[set[str]] = [
     {"workers.tlsconnection", "workers.asgiprotocol", "workers.asgiscope", "workers.lifespan"},
     {"workers.accept", "workers.asgirequest"},
     {"workers.loop"},
+    {"workers.together"},
+    {"workers.shortway"},
     {"workers.asgiservice"},
     {"workers.sync", "workers.threads", "workers.asgi"},
     # the arbiter

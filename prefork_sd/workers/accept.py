@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Any
 
 from prefork_sd import wsgi
 from prefork_sd.forwarded import Trust
 from prefork_sd.listeners import HTTPS, Listener
 from prefork_sd.workers.base import Worker
-from prefork_sd.workers.connection import SENDING, Connection, Terms, limits_of
+from prefork_sd.workers.connection import CLOSED, SENDING, Connection, Terms, limits_of
 from prefork_sd.workers.timers import Timers
 
 ACCEPT_MOST, ACCEPT_FOR = 32, 0.002  # connections and seconds before the others have their turn
@@ -70,32 +69,27 @@ class AcceptingWorker(Worker):
         """Take connections while they come; their requests have often come with them."""
         until = time.monotonic() + ACCEPT_FOR
         for _ in range(ACCEPT_MOST):
-            try:
-                fd, address = listener.sock._accept()  # type: ignore[attr-defined]
-            except (BlockingIOError, ConnectionAbortedError):
+            connection = self.let_in(listener)
+            if connection is None:
                 return
-            except OSError as error:
-                self.cannot_accept(error)
-                return
-            os.set_blocking(fd, False)
-            now = time.monotonic()
-            served = self.welcome(fd, listener, address, now)
-            if self.several and self.accepting and self.kept(fd):
+            served = self.welcome(connection)
+            if self.several and self.accepting and self.kept(connection):
                 self.stop_accepting()
                 self.accept_again = time.monotonic() + LEAVE
                 return
-            if not served or now > until or not self.alive or not self.accepting:
+            if not served or not self.alive or not self.accepting or time.monotonic() > until:
                 return
 
-    def kept(self, fd: int) -> bool:
-        """Whether that client is with us for more than the response that it gets right now."""
-        connection = self.connections.get(fd)
-        if connection is None or connection.parting:
-            return False
-        return connection.response is None or connection.response.keep_alive
-
-    def welcome(self, fd: int, listener: Listener, address: Any, now: float) -> bool:
-        """A connection of its own for a client; True if it is served already."""
+    def let_in(self, listener: Listener) -> Connection | None:
+        """A connection of its own for the next client; None if there is none, or no room."""
+        try:
+            fd, address = listener.sock._accept()  # type: ignore[attr-defined]
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            self.cannot_accept(error)
+            return None
+        os.set_blocking(fd, False)
         remote = (address[0], str(address[1])) if type(address) is tuple else ("", "")
         connection = self.makers[listener.sock.fileno()](fd, remote)
         if self.proxied is not None:
@@ -103,12 +97,26 @@ class AcceptingWorker(Worker):
         self.connections[fd] = connection
         if len(self.connections) >= self.cfg.worker_connections:
             self.stop_accepting()
+        return connection
+
+    def kept(self, connection: Connection) -> bool:
+        """Whether that client is with us for more than the response that it gets right now."""
+        if connection.phase is CLOSED or connection.parting:
+            return False
+        return connection.response is None or connection.response.keep_alive
+
+    def welcome(self, connection: Connection) -> bool:
+        """Serve a new client; True if that is done, as its request has come with it."""
         self.on_data(connection)
         if self.patience < inf and connection.silent() and connection.wait_for_data(GLANCE):
             self.on_data(connection)
-        if connection.filed == 0 and not connection.parting:  # it has to say something
-            self.timers.set(connection, now + self.head_timeout)
+        self.bid(connection)
         return connection.served > 0 or connection.phase is SENDING
+
+    def bid(self, connection: Connection) -> None:
+        """Who is still with us, and has not said anything, has so much time for it."""
+        if connection.filed == 0 and not connection.parting:
+            self.timers.set(connection, time.monotonic() + self.head_timeout)
 
     def cannot_accept(self, error: OSError) -> None:
         """Out of descriptors or memory: wait a little, and let others accept.

@@ -315,10 +315,7 @@ class LoopWorker(AcceptingWorker):
         """In the app's slot, since `request.started`: call it, and take what it yields at once."""
         head = request.head
         now = request.started
-        keep_alive = head.keep_alive and self.alive and self.keepalive > 0
-        response = connection.response = self.respond(
-            head, connection, keep_alive, self.bounds, now + self.patience, self.holding
-        )
+        response = connection.response = self.response_to(head, connection, now)
         connection.request = request
         request.id = next(self.ids)
         if self.id_header:
@@ -342,6 +339,12 @@ class LoopWorker(AcceptingWorker):
         response.begin(self.wsgi, environ)
         REQUEST.set(None)
         self.tmp.end(lane)
+
+    def response_to(self, head: http1.Head, client: wsgi.Client, now: float) -> wsgi.Response:
+        """A response that is made from now on (monotonic seconds)."""
+        keep_alive = head.keep_alive and self.alive and self.keepalive > 0
+        patience = now + self.patience
+        return self.respond(head, client, keep_alive, self.bounds, patience, self.holding)
 
     def call_again(self, connection: Connection, lane: int) -> None:
         """In the app's slot: take more of what it yields."""

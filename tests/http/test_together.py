@@ -7,7 +7,7 @@ from signal import SIGABRT
 import pytest
 
 from prefork_sd.hooks import Hooks
-from prefork_sd.workers import sync
+from prefork_sd.workers import together
 from prefork_sd.workers.base import Worker
 from tests.http.apps import MIB, TEXT, hello, hourglass
 from tests.http.conftest import Serve
@@ -23,13 +23,13 @@ def echo(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is busy with something else makes no quick app a slow one."""
-    monkeypatch.setattr(sync, "QUICK", 60.0)
+    monkeypatch.setattr(together, "QUICK", 60.0)
 
 
 def prove(served: Served) -> Client:
     """A client whose requests have shown that the app is quick."""
     client = served.connect()
-    for _ in range(3 * sync.PROVEN):
+    for _ in range(3 * together.PROVEN):
         client.get("/quick")
     return client
 
@@ -77,7 +77,7 @@ def test_clients_that_close(serve_sync: Serve) -> None:
         assert client.reply().text == f"/{number}"
         assert client.rest() == b""
     served.stop()
-    assert served.slot.counters[0] == 40 + 3 * sync.PROVEN
+    assert served.slot.counters[0] == 40 + 3 * together.PROVEN
 
 
 def test_a_generator_waits_for_its_end_only_where_the_app_is_quick(
@@ -96,7 +96,7 @@ def test_a_generator_waits_for_its_end_only_where_the_app_is_quick(
     client.send(request("/slow"))
     assert client.reply().text == "body"
     gate.open()
-    for _ in range(3 * sync.PROVEN):
+    for _ in range(3 * together.PROVEN):
         assert client.get("/quick").text == "body"
 
 
@@ -216,7 +216,7 @@ def test_a_slow_call_ends_it(serve_sync: Serve, gate: Gate) -> None:
 
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/slow":
-            until = time.monotonic() + 4 * sync.QUICK
+            until = time.monotonic() + 4 * together.QUICK
             while time.monotonic() < until:
                 pass
         if environ["PATH_INFO"] == "/wait":

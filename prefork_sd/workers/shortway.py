@@ -1,0 +1,219 @@
+"""The short way of a request that came before, byte for byte, and that the app answers at once.
+
+Whatever else it turns out to be goes on the way for everything, which `LoopWorker` is.
+"""
+
+import os
+import time
+from contextvars import Context, copy_context
+from io import BytesIO
+from types import FrameType
+
+from prefork_sd import http1, wsgi
+from prefork_sd.applog import REQUEST
+from prefork_sd.hooks import nothing
+from prefork_sd.listeners import Listener
+from prefork_sd.workers.accept import ACCEPT_MOST, READ
+from prefork_sd.workers.connection import HEAD, RECEIVE, Connection, Request
+from prefork_sd.workers.together import TOGETHER, TogetherWorker
+
+WHOLE, IN_HAND = wsgi.Reply.whole, REQUEST.set
+
+
+class ShortWayWorker(TogetherWorker):
+    """Keeps the clients in `clear` whose next request may go the short way.
+
+    Nothing of one of them is unread, unanswered or unsent, and no TLS is in between.
+    """
+
+    def prepare(self) -> None:
+        super().prepare()
+        hooked = self.hooks.pre_request is not nothing or self.hooks.post_request is not nothing
+        recorded = self.access.all or bool(self.id_header)
+        self.short = not hooked and not recorded and self.keepalive > 0
+        self.clear: dict[int, Connection] = {}
+        self.unnoticed = min(self.limit, self.access.long)  # seconds of a call
+        self.kinds = [0] * 5  # responses by the class of their status, since `settle_up`
+        self.seconds = 0.0
+        self.bytes = 0
+
+    def deal(self, events: list[tuple[int, int]]) -> None:
+        self.hear(events, self.clear)
+
+    def on_data(self, connection: Connection) -> None:
+        if self.short and self.alive and connection.bare:
+            self.hear([(connection.fd, READ)], {connection.fd: connection})
+        else:
+            super().on_data(connection)
+
+    def hear(self, events: list[tuple[int, int]], clear: dict[int, Connection]) -> None:
+        """Read, and answer what may go the short way. All that is hot is written out here."""
+        held, kinds, ids, app = self.held, self.kinds, self.ids, self.wsgi
+        growing, begin, limit = self.growing, self.tmp.begin, self.unnoticed
+        date = wsgi.Clock.date()
+        begun, renewal = self.now, self.renewal
+        for fd, event in events:
+            if (connection := clear.get(fd)) is None:
+                self.on_event(fd, event)
+                begun, renewal = self.now, self.renewal
+                continue
+            try:
+                data = os.read(fd, RECEIVE)
+            except OSError as error:
+                self.cannot_read(connection, error)
+                continue
+            head = connection.known.get(data)
+            if head is None or (template := head.kept) is None or not template.plain:
+                self.leave_to_serve(connection, data)
+                begun, renewal = self.now, self.renewal
+                continue
+
+            if begun > renewal:
+                self.renew(begun)
+                renewal = self.renewal
+            reply = wsgi.Reply()
+            reply.head = head
+            reply.client = connection
+            reply.growing = growing
+            reply.id = own_id = next(ids)
+            environ = template.environ.copy()
+            environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = connection.remote
+            environ["wsgi.input"] = BytesIO()
+            environ["wsgi.early_hints"] = reply.early_hints
+            environ["PREFORK_SD_REQUEST_ID"] = own_id
+            if template.told:
+                self.tell(environ)
+            begin(0, head.raw, begun)
+            IN_HAND(reply)
+            context = copy_context()
+            self.in_call = True
+            body = context.run(WHOLE, reply, app, environ)
+            self.in_call = False
+            ended = self.now = time.monotonic()
+            shape = reply.shape
+            if body is None or shape is None or ended - begun > limit:
+                self.leave_to_judge(connection, reply, body, context, environ, begun)
+                begun, renewal = self.now, self.renewal
+                continue
+
+            kinds[shape.kind] += 1
+            self.seconds += ended - begun
+            self.bytes += len(body)
+            connection.served = 1
+            if head.keep_alive:
+                start = shape.kept if shape.date is date else shape.whole()
+            else:
+                start = shape.whole(wsgi.CLOSE)
+                connection.parting = True
+            if not held and not self.unsent:
+                self.send_by = ended + TOGETHER
+            held.append((connection, head, start + body))
+            if not self.holding:
+                self.prove()
+                self.send_all()
+            elif ended > self.send_by:
+                self.send_all()
+            begun = ended
+        IN_HAND(None)
+
+    def growing(self, head: http1.Head, client: wsgi.Client) -> wsgi.Response:
+        """What a reply grows into, during the call of the app."""
+        return self.response_to(head, client, self.now)
+
+    def tell(self, environ: wsgi.Environ) -> None:
+        """What a proxy has said of the client."""
+        if self.forwarded is not None:
+            try:
+                self.forwarded.apply(environ)
+            except Exception:  # one request must not end the worker
+                self.log.exception("cannot tell who asks", extra=self.fields())
+
+    def cannot_read(self, connection: Connection, error: OSError) -> None:
+        if not isinstance(error, BlockingIOError):
+            self.drop(connection)
+        elif connection.events != READ:
+            self.watch(connection, READ)
+
+    def leave_to_serve(self, connection: Connection, data: bytes) -> None:
+        """What it has sent is something else."""
+        self.clear.pop(connection.fd, None)
+        if data:
+            connection.take(data)
+        else:
+            connection.ended = True
+        self.serve(connection)
+
+    def leave_to_judge(
+        self,
+        connection: Connection,
+        reply: wsgi.Reply,
+        body: bytes | None,
+        context: Context,
+        environ: wsgi.Environ,
+        begun: float,
+    ) -> None:
+        """What the app has answered is something else, or it took its time."""
+        IN_HAND(None)
+        self.tmp.end(0)
+        self.clear.pop(connection.fd, None)
+        response = connection.response = reply.grow()
+        if body is not None:
+            response.take([body])
+        response.belong(context)
+        request = connection.request = Request(reply.head, environ["wsgi.input"])
+        request.started, request.environ, request.id = begun, environ, reply.id
+        self.judge(connection, request, self.now)
+        if connection.phase is HEAD:
+            self.serve(connection)
+
+    # ---- what it means for the rest
+
+    def accept(self, listener: Listener) -> None:
+        """Where nobody else could take them, all the new clients of a quick app at once."""
+        if self.several or not self.holding or not self.short:
+            super().accept(listener)
+            return
+        fresh: dict[int, Connection] = {}
+        while len(fresh) < ACCEPT_MOST and self.accepting:
+            connection = self.let_in(listener)
+            if connection is None:
+                break
+            if connection.bare:
+                fresh[connection.fd] = connection
+            else:
+                self.welcome(connection)
+        self.hear([(fd, READ) for fd in fresh], fresh)
+        for connection in fresh.values():
+            self.bid(connection)
+
+    def await_more(self, connection: Connection) -> None:
+        super().await_more(connection)
+        if self.short and self.alive and connection.bare:
+            self.clear[connection.fd] = connection
+
+    def forget(self, connection: Connection) -> None:
+        self.clear.pop(connection.fd, None)
+        super().forget(connection)
+
+    def send_rest(self, connection: Connection, head: http1.Head, data: memoryview) -> None:
+        self.clear.pop(connection.fd, None)
+        super().send_rest(connection, head, data)
+
+    def handle_exit(self, signum: int, frame: FrameType | None) -> None:
+        self.clear.clear()  # from now on each response says that it is the last one
+        super().handle_exit(signum, frame)
+
+    def expire(self, now: float) -> None:
+        super().expire(now)
+        if any(self.kinds):
+            self.settle_up()
+
+    def settle_up(self) -> None:
+        """Count what went the short way."""
+        self.tmp.end(0)
+        self.tmp.observe_quick(self.kinds, self.seconds, self.bytes)
+        self.requests += sum(self.kinds)
+        self.kinds[:] = [0] * 5
+        self.seconds, self.bytes = 0.0, 0
+        if self.wears and self.wear.worn(self.requests):
+            self.tire()

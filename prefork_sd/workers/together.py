@@ -1,0 +1,124 @@
+"""The responses of a quick app leave together, at the end of a turn."""
+
+import os
+from contextlib import suppress
+
+from prefork_sd import http1
+from prefork_sd.workers.accept import READ
+from prefork_sd.workers.connection import HEAD, SENDING, Connection, Request
+from prefork_sd.workers.loop import LoopWorker
+
+QUICK = 0.0005  # seconds that a call of a quick app takes at most
+PROVEN = 200  # quick calls in a row that make an app a quick one
+TOGETHER = 0.002  # seconds that a response may wait for the next ones
+
+
+class TogetherWorker(LoopWorker):
+    """Calls the app inline; who gets many responses (a proxy on this machine) is woken up once.
+
+    The first slow call ends that, for itself and until the app has proven quick again.
+
+    A response that is a few bytes and nothing else waits in `held`, any other one in `unsent`.
+    """
+
+    def prepare(self) -> None:
+        self.held: list[tuple[Connection, http1.Head, bytes]] = []
+        self.unsent: list[Connection] = []
+        self.sent: list[Connection] = []  # and these have left in this turn
+        self.send_by = 0.0  # monotonic seconds
+        self.quick = 0  # quick calls in a row
+        self.limit = QUICK
+        super().prepare()
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException:
+            self.point_out()
+            raise
+
+    def point_out(self) -> None:
+        """What was answered before the call that hangs, or the failure, is not lost with it."""
+        for connection, _, data in self.held:
+            with suppress(OSError):
+                os.write(connection.fd, data)
+        for connection in self.unsent:
+            if connection.phase is SENDING:  # else it has its response, or is about to
+                connection.flush()
+
+    def judge(self, connection: Connection, request: Request, ended: float) -> None:
+        """Send what the app has answered, now or, as long as it is quick, with others."""
+        self.now = ended
+        if ended - request.started > self.limit:
+            self.quick, self.holding = 0, False
+        elif not self.holding:
+            self.prove()
+        if not self.holding:
+            self.send_all()
+            self.advance(connection)
+            return
+        request.ended = ended
+        connection.phase = SENDING
+        if not self.unsent and not self.held:
+            self.send_by = ended + TOGETHER
+        self.unsent.append(connection)
+        if ended > self.send_by:
+            self.send_all()
+
+    def prove(self) -> None:
+        """That was a quick call."""
+        self.quick += 1
+        self.holding = self.quick >= PROVEN
+
+    def send_all(self) -> None:
+        """Send what waits for others; it is in `unsent` meanwhile, as a hook may hang."""
+        if self.held:
+            self.send_held()
+        for connection in self.unsent:
+            connection.phase = HEAD
+            self.advance(connection)
+        self.sent += self.unsent
+        self.unsent.clear()
+
+    def send_held(self) -> None:
+        """Send what is held; each is taken off first, so that none can leave twice."""
+        held = self.held
+        held.reverse()
+        deadline = self.now + self.keepalive
+        while held:
+            connection, head, data = held.pop()
+            try:
+                sent = os.write(connection.fd, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.log.debug("the client left: %s", error, extra=self.fields())
+                self.drop(connection)
+                continue
+            if sent < len(data):
+                self.send_rest(connection, head, memoryview(data)[sent:])
+            elif not head.keep_alive:
+                self.drop(connection)
+            elif connection.events == READ:
+                connection.idle = True
+                connection.deadline = deadline  # later than the last one: see Timers.set
+            else:
+                self.await_more(connection)
+
+    def send_rest(self, connection: Connection, head: http1.Head, data: memoryview) -> None:
+        """The client does not take it all at once."""
+        response = connection.response = self.response_to(head, connection, self.now)
+        response.keep_alive = head.keep_alive
+        response.rest(data)
+        self.advance(connection)
+
+    def expire(self, now: float) -> None:
+        self.send_all()
+        sent, self.sent = self.sent, []
+        for connection in sent:
+            if connection.phase is HEAD:
+                if connection.buffer:
+                    self.postpone(connection)
+                else:
+                    self.await_more(connection)
+        super().expire(now)
