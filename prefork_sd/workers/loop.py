@@ -36,6 +36,7 @@ SHARE = 0.005  # seconds for what one client has sent at once before others have
 ROUND = 10.0  # seconds that a response without an end is made before others have the app
 DISK = 1 << 30  # bytes of a response that wait in a file
 FRESH = 0.05  # seconds for which a heartbeat is not renewed
+NAP = 1.0  # seconds that a worker waits for the next request before it takes itself for idle
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
 
@@ -80,6 +81,7 @@ class LoopWorker(AcceptingWorker):
         self.access = AccessLog(cfg, self.log, self.fields)
         self.allowance = self.timeout or inf  # seconds that the app may be silent
         self.beat = min(IDLE_BEAT, self.allowance)
+        self.nap = min(NAP, self.allowance / 2)
         seconds = min(ROUND, self.allowance / 2)
         self.bounds = wsgi.Bounds(max(1, cfg.response_buffer), DISK, seconds)
         self.now = 0.0  # monotonic seconds, when the loop or the app has just waited
@@ -91,12 +93,18 @@ class LoopWorker(AcceptingWorker):
     def turn(self) -> bool:
         """Wait for something and deal with it; False when everything is done after a drain."""
         now = time.monotonic()
-        wait = min(self.next_event(), now + self.beat) - now
-        self.tmp.promise(now + self.beat + self.allowance)
-        events = self.poll.poll(max(wait, 0.0))
+        if now < self.renewal:  # what was promised allows for a nap
+            rest = self.nap
+        else:
+            rest = self.beat
+            self.tmp.promise(now + rest + self.allowance)
+            self.renewal = 0.0
+        events = self.poll.poll(max(0.0, min(self.next_event() - now, rest)))
         heard = self.now = time.monotonic()
-        self.renew(heard)
-        self.deal(events)
+        if events:
+            if heard > self.renewal:
+                self.renew(heard)
+            self.deal(events)
         if self.postponed:
             self.resume()
         self.expire(heard)
@@ -434,6 +442,8 @@ class LoopWorker(AcceptingWorker):
             self.tire()
         if now >= self.accept_again and self.alive:
             self.start_accepting()
+        if now < self.timers.next():
+            return
         for connection in self.timers.expired(now):
             assert isinstance(connection, Connection)
             if connection.phase is RUNNING:

@@ -17,6 +17,7 @@ from prefork_sd.workers.accept import ACCEPT_MOST, READ
 from prefork_sd.workers.connection import HEAD, RECEIVE, Connection, Request
 from prefork_sd.workers.together import TOGETHER, TogetherWorker
 
+NONE = (0,) * 5
 WHOLE, IN_HAND = wsgi.Reply.whole, REQUEST.set
 
 
@@ -33,7 +34,7 @@ class ShortWayWorker(TogetherWorker):
         self.short = not hooked and not recorded and self.keepalive > 0
         self.clear: dict[int, Connection] = {}
         self.unnoticed = min(self.limit, self.access.long)  # seconds of a call
-        self.kinds = [0] * 5  # responses by the class of their status, since `settle_up`
+        self.kinds = [*NONE]  # responses by the class of their status, since `settle_up`
         self.seconds = 0.0
         self.bytes = 0
 
@@ -205,7 +206,7 @@ class ShortWayWorker(TogetherWorker):
 
     def expire(self, now: float) -> None:
         super().expire(now)
-        if any(self.kinds):
+        if self.seconds:
             self.settle_up()
 
     def settle_up(self) -> None:
@@ -213,7 +214,7 @@ class ShortWayWorker(TogetherWorker):
         self.tmp.end(0)
         self.tmp.observe_quick(self.kinds, self.seconds, self.bytes)
         self.requests += sum(self.kinds)
-        self.kinds[:] = [0] * 5
+        self.kinds[:] = NONE
         self.seconds, self.bytes = 0.0, 0
         if self.wears and self.wear.worn(self.requests):
             self.tire()

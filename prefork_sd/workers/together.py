@@ -113,12 +113,14 @@ class TogetherWorker(LoopWorker):
         self.advance(connection)
 
     def expire(self, now: float) -> None:
-        self.send_all()
-        sent, self.sent = self.sent, []
-        for connection in sent:
-            if connection.phase is HEAD:
-                if connection.buffer:
-                    self.postpone(connection)
-                else:
-                    self.await_more(connection)
+        if self.held or self.unsent:
+            self.send_all()
+        if self.sent:
+            sent, self.sent = self.sent, []
+            for connection in sent:
+                if connection.phase is HEAD:
+                    if connection.buffer:
+                        self.postpone(connection)
+                    else:
+                        self.await_more(connection)
         super().expire(now)
