@@ -37,6 +37,14 @@ class FixedBody:
         self._left = length
         self.done = length == 0
 
+    def take(self, size: int) -> bool:
+        """Count so many bytes as its own; False, and nothing counts, if it has not that many."""
+        if size > self._left:
+            return False
+        self._left -= size
+        self.done = self._left == 0
+        return True
+
     def read(self, buffer: bytearray) -> bytes:
         """Take what is there off the buffer, at most what remains of the body."""
         if len(buffer) <= self._left:

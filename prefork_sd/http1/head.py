@@ -199,6 +199,11 @@ class Heads:
             self.known[data] = head
         return head
 
+    def first(self, buffer: bytes | bytearray) -> Head | None:
+        """The head that `buffer` begins with, of which it is the `raw`; None: as for `take`."""
+        end = buffer.find(_END, 0, self._limits.smallest) + len(_END)
+        return self.take(bytes(buffer[:end])) if end >= len(_END) else None
+
     def _again(self, data: bytes) -> bool:
         """Whether it has come before, unless too many others have since; if wrong, no harm."""
         number = hash(data)

@@ -122,6 +122,25 @@ def test_what_is_not_just_one_head_is_left_to_the_reader(data: bytes) -> None:
     assert Heads(Limits()).take(data) is None
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_head_with_more_behind_it_is_known(kind: type[bytes | bytearray]) -> None:
+    data = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
+    heads = Heads(Limits())
+    known = [heads.take(data) for _ in range(3)][-1]
+    assert heads.first(kind(data + b"\r\n\r\n\r\n\r\nx")) is known
+    assert heads.first(kind(data)) is known
+    for other in (b"", b"\r\n" + data, b"\r\n\r\n" + data, data[:-1], data.replace(b":", b" :")):
+        assert heads.first(kind(other)) is None
+
+
+def test_a_long_head_with_more_behind_it_is_left_to_the_reader() -> None:
+    limits = Limits(line=100, field=100)
+    data = b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n"
+    size = len(data % b"")
+    assert Heads(limits).first(data % (b"y" * (100 - size)) + b"more") is not None
+    assert Heads(limits).first(data % (b"y" * (101 - size)) + b"more") is None
+
+
 def test_remembered_heads_are_bounded() -> None:
     heads = Heads(Limits())
     data = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
