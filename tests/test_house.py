@@ -60,7 +60,8 @@ FLOORS: list[set[str]] = [
     # 3: the app's side
     {"wsgi"},
     # 4 to 6: workers
-    {"workers.base", "workers.connection", "workers.timers", "workers.wear"},
+    {"workers.base", "workers.bodies", "workers.timers", "workers.wear"},
+    {"workers.connection"},
     {"workers.access"},
     {"workers.tlsconnection", "workers.asgiprotocol", "workers.asgiscope", "workers.lifespan"},
     {"workers.accept", "workers.asgirequest"},

@@ -8,8 +8,9 @@ from prefork_sd.http1.lines import split_field
 from prefork_sd.http1.words import CRLF, FIELD_VALUE, TCHAR, BadRequest, Limits
 
 # RFC 9112, 7.1.1, without the "bad whitespace" around ";" and "=", which nobody has to send.
-_QUOTED = r'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
-_EXTENSION = rf"(?:;[{TCHAR}]++(?:=(?:[{TCHAR}]++|{_QUOTED}))?)*+"
+# No group of these is possessive: gh-106052, see `lines`.
+_QUOTED = r'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t\x20-\x7e\x80-\xff])*"'
+_EXTENSION = rf"(?:;[{TCHAR}]++(?:=(?:[{TCHAR}]++|{_QUOTED}))?)*"
 _SIZE_LINE = re.compile(rf"([0-9A-Fa-f]{{1,16}}+)({_EXTENSION})\r\n".encode())
 _SIZE_LINE_START = re.compile(rf"(?:[0-9A-Fa-f]{{1,16}}+(?:;{FIELD_VALUE})?\r?)?".encode())
 # From the end of one chunk's data to the next one's: what nearly all clients send there.
@@ -35,6 +36,14 @@ class FixedBody:
     def __init__(self, length: int) -> None:
         self._left = length
         self.done = length == 0
+
+    def take(self, size: int) -> bool:
+        """Count so many bytes as its own; False, and nothing counts, if it has not that many."""
+        if size > self._left:
+            return False
+        self._left -= size
+        self.done = self._left == 0
+        return True
 
     def read(self, buffer: bytearray) -> bytes:
         """Take what is there off the buffer, at most what remains of the body."""
@@ -82,10 +91,11 @@ class ChunkedBody:
 
     def _size(self, buffer: bytearray, position: int, data: list[bytearray]) -> int:
         limits = self._limits
-        if not (match := _SIZE_LINE.match(buffer, position)):
-            if not _SIZE_LINE_START.fullmatch(buffer, position):
+        end = position + 16 + limits.chunk_extension + len(CRLF)  # what is past it has no say
+        if not (match := _SIZE_LINE.match(buffer, position, end)):
+            if not _SIZE_LINE_START.fullmatch(buffer, position, end):
                 raise BadRequest(400, "a chunk size is malformed")
-            if len(buffer) - position > 16 + limits.chunk_extension + len(CRLF):
+            if len(buffer) > end:
                 raise BadRequest(400, "a chunk extension is too long")
             return -1
         if match.end(2) - match.start(2) > limits.chunk_extension:

@@ -10,13 +10,20 @@ from prefork_sd.http1.lines import (
     DROPPED,
     FIELD_LINES,
     REQUEST_LINES,
+    RequestLine,
+    parse_request_line,
     split_field,
 )
-from prefork_sd.http1.words import CRLF, TCHAR, BadRequest, Limits
+from prefork_sd.http1.words import CRLF, TCHAR, BadRequest, Limits, Memo
 
 _END = CRLF * 2
 # Heads that a worker remembers, and the bytes of the longest one of them.
 _MANY, _LONG = 512, 4096
+_PLACES = 1024  # for the hashes of those that it has seen once
+
+# What `parse_fields` finds, as in a `Head`: host, environ, length, chunked, keep_alive,
+# expect_continue, upgrade.
+Fields = tuple[str, dict[str, str], int, bool, bool, bool, bool]
 
 _METHOD_START = re.compile(rf"[{TCHAR}]{{1,32}}+(?: |\Z)".encode())
 _METHOD_TOO_LONG = re.compile(f"[{TCHAR}]{{33}}".encode())
@@ -39,7 +46,7 @@ class Head:
     where a body follows. `raw` ends with CRLF CRLF.
 
     One that `repeats` is shared by several requests: nothing of it may be changed, but for `kept`,
-    where its user keeps what it has made of it.
+    where its user keeps what it has made of it. `environ` may be shared by any.
     """
 
     method: str
@@ -71,6 +78,10 @@ class Head:
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]
 
 
+def _lasting(part: bytes) -> bool:
+    return len(part) <= _LONG
+
+
 def _join(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return the environ of fields of which some repeat or are dropped (RFC 9110, 5.3)."""
     environ: dict[str, str] = {}
@@ -90,22 +101,27 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
 
     Of the limits only the number of fields is looked at; the sizes are the reader's.
     """
-    first, *lines, _, _ = raw.split(CRLF)
-    method, target, path, query, version, host = REQUEST_LINES[first]
+    end = raw.index(CRLF)
+    line = REQUEST_LINES[raw[:end]]
+    return _head(line, parse_fields(raw[end - 1 :], limits), raw)
+
+
+def parse_fields(part: bytes, limits: Limits) -> Fields:
+    """Parse all of a head but its request line, of which the version's last digit is there.
+
+    Raises BadRequest for what is wrong with the fields in that version.
+    """
+    digit, *lines, _, _ = part.split(CRLF)
+    modern = digit == b"1"
     if len(lines) > limits.fields:
         raise BadRequest(431, "there are too many fields")
     environ = dict(map(FIELD_LINES.__getitem__, lines))
     if len(environ) != len(lines) or DROPPED[0] in environ:
         environ = _join(map(FIELD_LINES.__getitem__, lines))
 
-    modern = version == "HTTP/1.1"
-    sent_host = environ.get("HTTP_HOST")
-    if sent_host is None and modern:
+    host = environ.get("HTTP_HOST")
+    if host is None and modern:
         raise BadRequest(400, "HTTP/1.1 needs a Host field")
-    if host:
-        environ["HTTP_HOST"] = host
-    else:
-        host = sent_host or ""
 
     chunked = environ.pop("HTTP_TRANSFER_ENCODING", None) is not None
     sent_length = environ.get("CONTENT_LENGTH")
@@ -123,6 +139,14 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
         keep_alive = "close" not in options and (modern or "keep-alive" in options)
         upgrade = modern and "upgrade" in options and "HTTP_UPGRADE" in environ
     expects = (chunked or length > 0) and modern and "HTTP_EXPECT" in environ
+    return host or "", environ, length, chunked, keep_alive, expects, upgrade
+
+
+def _head(line: RequestLine, fields: Fields, raw: bytes) -> Head:
+    method, target, path, query, version, authority = line
+    host, environ, length, chunked, keep_alive, expects, upgrade = fields
+    if authority:
+        host, environ = authority, {**environ, "HTTP_HOST": authority}
     return Head(
         method,
         target,
@@ -141,33 +165,53 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
 
 
 class Heads:
-    """The heads that come in one piece, and nothing else with them, as most do: each parsed once.
+    """The heads that come in one piece, as most do: what was parsed before is not parsed again.
 
-    Clients repeat theirs, each its own and all of a kind the same. What is full forgets everything,
-    so that nobody can make it grow or keep others out of it.
+    Clients repeat theirs, each its own and all of a kind the same; and where they ask for something
+    else, only the request line changes. What is full forgets everything, so that nobody can make it
+    grow or keep others out of it; what never comes back takes no room from what does.
     """
+
+    __slots__ = ("_fields", "_hashes", "_limits", "known")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.known: dict[bytes, Head] = {}
+        self._hashes = [0] * _PLACES  # of heads that have come once, each at its own place
+        self._fields = Memo(lambda part: parse_fields(part, limits), _MANY, _lasting)
 
     def take(self, data: bytes) -> Head | None:
         """The head that `data` is, all of it; None: whatever it is, a `HeadReader` has to tell."""
-        head = self.known.get(data)
+        head = self.known.get(data) if len(data) <= _LONG else None
         if head is not None:
             head.repeats = True
             return head
-        if len(data) > self._limits.smallest or not data.endswith(_END):
+        if not data.endswith(_END) or len(data) > self._limits.smallest:
             return None
+        end = data.index(CRLF)
         try:
-            head = parse_head(data, self._limits)
+            head = _head(parse_request_line(data[:end]), self._fields[data[end - 1 :]], data)
         except BadRequest:
             return None  # an empty line before the end is malformed, too: it was more than one head
-        if len(data) <= _LONG:
+        if len(data) <= _LONG and self._again(data):
             if len(self.known) >= _MANY:
                 self.known.clear()
             self.known[data] = head
         return head
+
+    def first(self, buffer: bytes | bytearray) -> Head | None:
+        """The head that `buffer` begins with, of which it is the `raw`; None: as for `take`."""
+        end = buffer.find(_END, 0, self._limits.smallest) + len(_END)
+        return self.take(bytes(buffer[:end])) if end >= len(_END) else None
+
+    def _again(self, data: bytes) -> bool:
+        """Whether it has come before, unless too many others have since; if wrong, no harm."""
+        number = hash(data)
+        place = number % _PLACES
+        if self._hashes[place] == number:
+            return True
+        self._hashes[place] = number
+        return False
 
 
 class HeadReader:

@@ -14,9 +14,11 @@ from typing import IO
 
 from prefork_sd import http1, proxyprotocol
 from prefork_sd.config import Config
-from prefork_sd.wsgi import Environ, FileSlice, Piece, Response, unlinked
+from prefork_sd.workers.bodies import Body
+from prefork_sd.wsgi import Environ, FileSlice, Piece, Response
 
-RECEIVE = 65536  # bytes taken by one recv(2)
+# bytes taken by one read(2): a head and 64 KiB, and less than what malloc(3) maps anew each time
+RECEIVE = 98304
 SLICE, SLICES = 1 << 20, 8  # bytes sent by one sendfile(2); how many before others' turn
 LINGER_NOT = struct.pack("ii", 1, 0)  # l_onoff, l_linger of socket(7)
 IOV_MAX = 1024  # of one writev(2)
@@ -61,27 +63,6 @@ class Request:
         """Its body may be a file; the app may have written to it, or have a view of its memory."""
         with suppress(OSError, BufferError):
             self.body.close()
-
-
-class Body:
-    """A request's body as it comes in: in memory up to a bound, then in an unlinked file."""
-
-    __slots__ = ("_bound", "_spooled", "file", "size")
-
-    def __init__(self, bound: int) -> None:
-        self.file: IO[bytes] = BytesIO()
-        self._bound = bound
-        self.size = 0  # bytes so far
-        self._spooled = False
-
-    def write(self, data: bytes) -> None:
-        """Take more of it. Raises OSError when the disk is full."""
-        self.size += len(data)
-        if self.size > self._bound and not self._spooled:
-            memory, self.file = self.file, unlinked()
-            self.file.write(memory.getbuffer())  # type: ignore[attr-defined]
-            self._spooled = True
-        self.file.write(data)
 
 
 class Terms:
@@ -138,7 +119,8 @@ class Connection:
         self.base = terms.base
         self.known = terms.heads.known
         self.phase = HEAD
-        self.buffer: bytes | bytearray = b""  # what has come and was not looked at
+        # what has come and was not looked at; a view of it only until its body is taken
+        self.buffer: bytes | bytearray | memoryview = b""
         self.head: http1.Head | None = None
         self.request: Request | None = None
         self.response: Response | None = None
@@ -214,29 +196,51 @@ class Connection:
                 return None
             if not head.length and not head.chunked:
                 return Request(head, BytesIO())
-            self._body = http1.body_reader(head, self.terms.limits)
+            body = http1.body_reader(head, self.terms.limits)
+            if 0 < head.length == len(self.buffer) <= self.terms.body_buffer:
+                data, self.buffer = bytes(self.buffer), b""  # all of it came with the head
+                return Request(head, BytesIO(data))
+            self._body = body
             self.head = head
             self.phase = BODY
             self._spool = Body(self.terms.body_buffer)
             if head.expect_continue and not self.buffer:
                 self.interim(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body, spool = self._body, self._spool
-        assert body is not None and spool is not None  # noqa: PT018
-        if data := body.read(self.pieces()):
-            spool.write(data)
-        if not body.done:
+        if not self._read_body():
             return None
+        assert self._spool is not None
+        request = Request(head, self._spool.whole())
         self.head = self._body = self._spool = None
         self.phase = HEAD
-        spool.file.seek(0)
-        return Request(head, spool.file)
+        return request
 
     def _read_head(self) -> http1.Head | None:
-        """The next head, if all of it has come: by a reader, as it came in pieces, or with more."""
-        reader = self._reader = self._reader or http1.HeadReader(self.terms.limits)
-        if head := reader.read(self.pieces()):
+        """The next head, if all of it has come: with more behind it, or in pieces."""
+        buffer = self.buffer if type(self.buffer) is bytes else self.pieces()
+        if self._reader is None:
+            if head := self.terms.heads.first(buffer):
+                if head.length and type(buffer) is bytes:  # a body, which is not to be copied here
+                    self.buffer = memoryview(buffer)[len(head.raw) :]
+                else:
+                    del self.pieces()[: len(head.raw)]
+                return head
+            self._reader = http1.HeadReader(self.terms.limits)
+        if head := self._reader.read(self.pieces()):
             self._reader = None
         return head
+
+    def _read_body(self) -> bool:
+        """Take of the body what has come; True when all of it has. Raises OSError."""
+        body, spool = self._body, self._spool
+        assert body is not None and spool is not None  # noqa: PT018
+        data: bytes | bytearray | memoryview
+        if isinstance(body, http1.FixedBody) and body.take(len(self.buffer)):
+            data, self.buffer = self.buffer, b""
+        else:
+            data = body.read(self.pieces())
+        if data:
+            spool.write(data)
+        return body.done
 
     def _announce(self) -> bool:
         """Take the PROXY header; False: more bytes are needed."""
@@ -371,7 +375,7 @@ class Connection:
         os.close(self.fd)
         self.buffer = b""
         if self._spool is not None:
-            self._spool.file.close()
+            self._spool.close()
         if self.request is not None:
             self.request.close()
         if self.response is not None:

@@ -32,6 +32,15 @@ def test_a_fixed_body_takes_no_more_than_its_length() -> None:
     assert (body.read(buffer), bytes(buffer)) == (b"", b"GET")
 
 
+def test_a_fixed_body_counts_what_is_all_its_own() -> None:
+    body = FixedBody(5)
+    assert (body.take(3), body.done) == (True, False)
+    assert (body.take(3), body.done) == (False, False)
+    assert (body.read(bytearray(b"d")), body.done) == (b"d", False)
+    assert (body.take(1), body.done) == (True, True)
+    assert (body.take(0), body.take(1)) == (True, False)
+
+
 def test_an_empty_fixed_body_is_done() -> None:
     assert FixedBody(0).done
 

@@ -5,6 +5,7 @@ from typing import SupportsIndex
 import pytest
 
 from prefork_sd.http1 import BadRequest, Head, HeadReader, Heads, Limits
+from prefork_sd.http1.head import parse_head
 from prefork_sd.http1.words import Memo
 
 
@@ -94,12 +95,14 @@ def test_values_are_latin_1() -> None:
 def test_a_head_that_came_before_is_the_same_one() -> None:
     data = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     heads = Heads(Limits())
-    first = heads.take(data)
-    assert first is not None
-    assert first == HeadReader(Limits()).read(bytearray(data))
-    assert not first.repeats
-    assert heads.take(bytes(bytearray(data))) is first
-    assert first.repeats
+    once, twice = heads.take(data), heads.take(data)
+    assert once is not None
+    assert twice is not None
+    assert once == twice == HeadReader(Limits()).read(bytearray(data))
+    assert not once.repeats
+    assert not twice.repeats
+    assert heads.take(bytes(bytearray(data))) is twice
+    assert twice.repeats
 
 
 @pytest.mark.parametrize(
@@ -119,14 +122,126 @@ def test_what_is_not_just_one_head_is_left_to_the_reader(data: bytes) -> None:
     assert Heads(Limits()).take(data) is None
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_head_with_more_behind_it_is_known(kind: type[bytes | bytearray]) -> None:
+    data = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
+    heads = Heads(Limits())
+    known = [heads.take(data) for _ in range(3)][-1]
+    assert heads.first(kind(data + b"\r\n\r\n\r\n\r\nx")) is known
+    assert heads.first(kind(data)) is known
+    for other in (b"", b"\r\n" + data, b"\r\n\r\n" + data, data[:-1], data.replace(b":", b" :")):
+        assert heads.first(kind(other)) is None
+
+
+def test_a_long_head_with_more_behind_it_is_left_to_the_reader() -> None:
+    limits = Limits(line=100, field=100)
+    data = b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n"
+    size = len(data % b"")
+    assert Heads(limits).first(data % (b"y" * (100 - size)) + b"more") is not None
+    assert Heads(limits).first(data % (b"y" * (101 - size)) + b"more") is None
+
+
 def test_remembered_heads_are_bounded() -> None:
     heads = Heads(Limits())
     data = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
-    first = heads.take(data % 0)
+    first = [heads.take(data % 0) for _ in range(3)][-1]
     for number in range(1, 600):
-        heads.take(data % number)
+        for _ in range(2):
+            heads.take(data % number)
     assert heads.take(data % 0) == first
     assert heads.take(data % 0) is not first
+
+
+def test_heads_that_never_come_back_do_not_push_out_those_that_do() -> None:
+    heads = Heads(Limits())
+    data = b"GET /%d HTTP/1.1\r\nHost: a\r\nX: %d\r\n\r\n"
+    known = [heads.take(data % (0, 0)) for _ in range(3)][-1]
+    for number in range(1, 5000):
+        heads.take(data % (number, number // 3))
+    assert heads.take(data % (0, 0)) is known
+
+
+LINES = [
+    b"GET / HTTP/1.1",
+    b"GET / HTTP/1.0",
+    b"POST /a%20b?c=%d HTTP/1.1",
+    b"POST /a%20b? HTTP/1.0",
+    b"GET http://b:80/x HTTP/1.1",
+    b"GET http://b:80/x HTTP/1.0",
+    b"OPTIONS * HTTP/1.1",
+    b"CONNECT /a HTTP/1.1",
+    b"CONNECT a:80 HTTP/1.1",
+    b"GET /a%2 HTTP/1.1",
+    b"GET /\xe4 HTTP/1.1",
+    b"GET / HTTP/2.1",
+    b"GET / HTTP/1.1 ",
+    b"GET / HTTP/1.1\r",
+    b"1",
+    b"",
+]
+FIELDS: list[list[bytes]] = [
+    [],
+    [b""],
+    [b"Host: a"],
+    [b"host:a", b"X: y", b"x: z", b"Cookie: a", b"Cookie: b", b"Proxy: c", b"D_E: f"],
+    [b"Host: a", b"", b"X: y"],
+    [b"Host: a", b"X: y", b"GET / HTTP/1.1", b"Host: a"],
+    [b"Host: a", b"Host: a"],
+    [b"Host: a", b"Connection: close"],
+    [b"Connection: keep-alive, Upgrade", b"Host: a", b"Upgrade: websocket"],
+    [b"Host: a", b"Connection: upgrade,close"],
+    [b"Host: a", b"Connection: a b"],
+    [b"Host: a", b"Content-Length: 0", b"Expect: 100-continue"],
+    [b"Host: a", b"Content-Length: 10", b"Expect: 100-continue"],
+    [b"Host: a", b"Expect: 200-ok"],
+    [b"Host: a", b"Content-Length: 1,1"],
+    [b"Host: a", b"Content-Length: 1", b"Content-Length: 1"],
+    [b"Host: a", b"Transfer-Encoding: chunked", b"Expect: 100-continue"],
+    [b"Transfer-Encoding: chunked"],
+    [b"Host: a", b"Transfer-Encoding: chunked", b"Content-Length: 1"],
+    [b"Host: a", b"Transfer-Encoding: gzip"],
+    [b"Host: a", b" folded"],
+    [b"Host: a", b"X: \0"],
+    [b"Host: a", *[b"X: %d" % number for number in range(7)]],
+    [b"Host: a", *[b"X: %d" % number for number in range(8)]],
+    [b"Host: a", b"X: " + b"y" * 5000],
+    [b"1", b"Host: a"],
+]
+
+
+def parsed(data: bytes, limits: Limits) -> Head | None:
+    try:
+        return parse_head(data, limits)
+    except BadRequest:
+        return None
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_remembered_is_what_parsing_says(times: int) -> None:
+    """Of the same fields with other request lines, and of each head the next times it comes."""
+    limits = Limits(fields=8)
+    heads = Heads(limits)
+    for _ in range(2):
+        for fields in FIELDS:
+            for line in LINES:
+                data = b"\r\n".join([line, *fields, b"", b""])
+                expected = parsed(data, limits)
+                for _ in range(times):
+                    head = heads.take(data)
+                    assert head == expected, data
+                    if head is not None and expected is not None:
+                        assert [*head.environ.items()] == [*expected.environ.items()]
+
+
+def test_the_fields_of_others_are_not_changed_by_an_absolute_target() -> None:
+    heads = Heads(Limits())
+    data = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
+    hosts = [
+        (head.host, head.environ["HTTP_HOST"])
+        for target in (b"/", b"http://b/", b"/x", b"http://c/", b"/")
+        if (head := heads.take(data % target))
+    ]
+    assert hosts == [("a", "a"), ("b", "b"), ("a", "a"), ("c", "c"), ("a", "a")]
 
 
 def test_heads_in_pieces_after_an_empty_line() -> None:
