@@ -173,6 +173,7 @@ class Heads:
     """
 
     __slots__ = ("_fields", "_hashes", "_limits", "known")
+    longest = _LONG  # bytes of one in `known`
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

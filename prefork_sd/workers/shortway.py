@@ -17,8 +17,10 @@ from prefork_sd.workers.accept import ACCEPT_MOST, READ
 from prefork_sd.workers.connection import HEAD, RECEIVE, Connection, Request
 from prefork_sd.workers.together import TOGETHER, TogetherWorker
 
+read, clock, Reply = os.read, time.monotonic, wsgi.Reply  # looked up once
+LONGEST = http1.Heads.longest
 NONE = (0,) * 5
-WHOLE, IN_HAND = wsgi.Reply.whole, REQUEST.set
+WHOLE, IN_HAND = Reply.whole, REQUEST.set
 
 
 class ShortWayWorker(TogetherWorker):
@@ -39,17 +41,18 @@ class ShortWayWorker(TogetherWorker):
         self.bytes = 0
 
     def deal(self, events: list[tuple[int, int]]) -> None:
-        self.hear(events, self.clear)
+        self.hear(events)
 
     def on_data(self, connection: Connection) -> None:
         if self.short and self.alive and connection.bare:
-            self.hear([(connection.fd, READ)], {connection.fd: connection})
+            self.clear[connection.fd] = connection
+            self.hear([(connection.fd, READ)])
         else:
             super().on_data(connection)
 
-    def hear(self, events: list[tuple[int, int]], clear: dict[int, Connection]) -> None:
+    def hear(self, events: list[tuple[int, int]]) -> None:
         """Read, and answer what may go the short way. All that is hot is written out here."""
-        held, kinds, ids, app = self.held, self.kinds, self.ids, self.wsgi
+        clear, held, kinds, ids, app = self.clear, self.held, self.kinds, self.ids, self.wsgi
         growing, begin, limit = self.growing, self.tmp.begin, self.unnoticed
         date = wsgi.Clock.date()
         begun, renewal = self.now, self.renewal
@@ -59,11 +62,11 @@ class ShortWayWorker(TogetherWorker):
                 begun, renewal = self.now, self.renewal
                 continue
             try:
-                data = os.read(fd, RECEIVE)
+                data = read(fd, RECEIVE)
             except OSError as error:
                 self.cannot_read(connection, error)
                 continue
-            head = connection.known.get(data)
+            head = connection.known.get(data) if len(data) <= LONGEST else None
             if head is None or (template := head.kept) is None or not template.plain:
                 self.leave_to_serve(connection, data)
                 begun, renewal = self.now, self.renewal
@@ -72,7 +75,7 @@ class ShortWayWorker(TogetherWorker):
             if begun > renewal:
                 self.renew(begun)
                 renewal = self.renewal
-            reply = wsgi.Reply()
+            reply = Reply()
             reply.head = head
             reply.client = connection
             reply.growing = growing
@@ -90,7 +93,7 @@ class ShortWayWorker(TogetherWorker):
             self.in_call = True
             body = context.run(WHOLE, reply, app, environ)
             self.in_call = False
-            ended = self.now = time.monotonic()
+            ended = self.now = clock()
             shape = reply.shape
             if body is None or shape is None or ended - begun > limit:
                 self.leave_to_judge(connection, reply, body, context, environ, begun)
@@ -174,17 +177,18 @@ class ShortWayWorker(TogetherWorker):
         if self.several or not self.holding or not self.short:
             super().accept(listener)
             return
-        fresh: dict[int, Connection] = {}
+        fresh = []
         while len(fresh) < ACCEPT_MOST and self.accepting:
             connection = self.let_in(listener)
             if connection is None:
                 break
             if connection.bare:
-                fresh[connection.fd] = connection
+                self.clear[connection.fd] = connection
+                fresh.append(connection)
             else:
                 self.welcome(connection)
-        self.hear([(fd, READ) for fd in fresh], fresh)
-        for connection in fresh.values():
+        self.hear([(connection.fd, READ) for connection in fresh])
+        for connection in fresh:
             self.bid(connection)
 
     def await_more(self, connection: Connection) -> None:
