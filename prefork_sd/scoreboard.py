@@ -225,6 +225,11 @@ class Slot:
         start = self._base + at + 16
         self._memory[start : start + length] = line[:length]
 
+    def since(self, lane: int) -> "memoryview[float]":
+        """The one cell that `begin` writes where the first line is that of the last request."""
+        at = RECORD * (lane + 1) // 8
+        return self._real[at : at + 1]
+
     def end(self, lane: int) -> None:
         """Note that nothing is in hand there any more."""
         self._real[RECORD * (lane + 1) // 8] = 0.0

@@ -15,9 +15,10 @@ from typing import IO
 from prefork_sd import http1, proxyprotocol
 from prefork_sd.config import Config
 from prefork_sd.workers.bodies import Body
-from prefork_sd.wsgi import Environ, FileSlice, Piece, Response
+from prefork_sd.wsgi import Environ, FileSlice, Piece, Response, Template
 
 # bytes taken by one read(2): a head and 64 KiB, and less than what malloc(3) maps anew each time
+PLAIN = 512  # requests that a worker remembers of a listener
 RECEIVE = 98304
 SLICE, SLICES = 1 << 20, 8  # bytes sent by one sendfile(2); how many before others' turn
 LINGER_NOT = struct.pack("ii", 1, 0)  # l_onoff, l_linger of socket(7)
@@ -66,9 +67,12 @@ class Request:
 
 
 class Terms:
-    """What holds for every client of one listener: its base environ, the limits, known heads."""
+    """What holds for every client of one listener: its base environ, the limits, known heads.
 
-    __slots__ = ("base", "body_buffer", "heads", "limits", "send_timeout")
+    `plain` are requests that came before, and of which the head is all.
+    """
+
+    __slots__ = ("base", "body_buffer", "heads", "limits", "plain", "send_timeout")
 
     def __init__(
         self, base: Environ, limits: http1.Limits, *, body_buffer: int, send_timeout: float
@@ -78,6 +82,21 @@ class Terms:
         self.heads = http1.Heads(limits)
         self.body_buffer = body_buffer  # bytes of a body that stay in memory
         self.send_timeout = send_timeout  # seconds for a client to take something
+        self.plain: dict[bytes, Template] = {}
+
+    def template(self, data: bytes) -> Template | None:
+        """What `data` makes of an environ; None: it is not, or not only, a plain request."""
+        head = self.heads.take(data)
+        if head is None or head.length or head.chunked:
+            return None
+        if head.version != "HTTP/1.1" or head.method == "HEAD":
+            return None
+        template = Template.of(self.base, head)
+        if head.kept is template:
+            if len(self.plain) >= PLAIN:
+                self.plain.clear()
+            self.plain[data] = template
+        return template
 
 
 class Connection:
@@ -100,9 +119,9 @@ class Connection:
         "filed",
         "head",
         "idle",
-        "known",
         "parting",
         "phase",
+        "plain",
         "remote",
         "request",
         "response",
@@ -117,7 +136,7 @@ class Connection:
         self.fd = fd
         self.remote = remote
         self.base = terms.base
-        self.known = terms.heads.known
+        self.plain = terms.plain
         self.phase = HEAD
         # what has come and was not looked at; a view of it only until its body is taken
         self.buffer: bytes | bytearray | memoryview = b""

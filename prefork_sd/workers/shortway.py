@@ -29,12 +29,15 @@ class ShortWayWorker(TogetherWorker):
     Nothing of one of them is unread, unanswered or unsent, and no TLS is in between.
     """
 
+    in_call = False  # whether the app is called, and nothing accepted
+
     def prepare(self) -> None:
         super().prepare()
         hooked = self.hooks.pre_request is not nothing or self.hooks.post_request is not nothing
         recorded = self.access.all or bool(self.id_header)
         self.short = not hooked and not recorded and self.keepalive > 0
         self.clear: dict[int, Connection] = {}
+        self.since = self.tmp.since(0)
         self.unnoticed = min(self.limit, self.access.long)  # seconds of a call
         self.kinds = [*NONE]  # responses by the class of their status, since `settle_up`
         self.seconds = 0.0
@@ -53,30 +56,35 @@ class ShortWayWorker(TogetherWorker):
     def hear(self, events: list[tuple[int, int]]) -> None:
         """Read, and answer what may go the short way. All that is hot is written out here."""
         clear, held, kinds, ids, app = self.clear, self.held, self.kinds, self.ids, self.wsgi
-        growing, begin, limit = self.growing, self.tmp.begin, self.unnoticed
+        growing, limit, since = self.growing, self.unnoticed, self.since
+        noted: http1.Head | None = None
+        seconds, size = 0.0, 0
         date = wsgi.Clock.date()
+        self.in_call = True  # also while nothing but that is done
         begun, renewal = self.now, self.renewal
         for fd, event in events:
             if (connection := clear.get(fd)) is None:
+                self.in_call = False
                 self.on_event(fd, event)
-                begun, renewal = self.now, self.renewal
+                self.in_call = True
+                begun, renewal, noted = self.now, self.renewal, None
                 continue
             try:
                 data = read(fd, RECEIVE)
             except OSError as error:
                 self.cannot_read(connection, error)
                 continue
-            head = connection.known.get(data) if len(data) <= LONGEST else None
-            if head is None or (template := head.kept) is None or not template.plain:
+            template = connection.plain.get(data) if len(data) <= LONGEST else None
+            if template is None and (template := connection.terms.template(data)) is None:
                 self.leave_to_serve(connection, data)
-                begun, renewal = self.now, self.renewal
+                begun, renewal, noted = self.now, self.renewal, None
                 continue
 
             if begun > renewal:
                 self.renew(begun)
                 renewal = self.renewal
             reply = Reply()
-            reply.head = head
+            reply.head = head = template.head
             reply.client = connection
             reply.growing = growing
             reply.id = own_id = next(ids)
@@ -87,22 +95,24 @@ class ShortWayWorker(TogetherWorker):
             environ["PREFORK_SD_REQUEST_ID"] = own_id
             if template.told:
                 self.tell(environ)
-            begin(0, head.raw, begun)
+            if head is noted:
+                since[0] = begun
+            else:
+                self.tmp.begin(0, head.raw, begun)
+                noted = head
             IN_HAND(reply)
             context = copy_context()
-            self.in_call = True
             body = context.run(WHOLE, reply, app, environ)
-            self.in_call = False
             ended = self.now = clock()
             shape = reply.shape
             if body is None or shape is None or ended - begun > limit:
                 self.leave_to_judge(connection, reply, body, context, environ, begun)
-                begun, renewal = self.now, self.renewal
+                begun, renewal, noted = self.now, self.renewal, None
                 continue
 
             kinds[shape.kind] += 1
-            self.seconds += ended - begun
-            self.bytes += len(body)
+            seconds += ended - begun
+            size += len(body)
             connection.served = 1
             if head.keep_alive:
                 start = shape.kept if shape.date is date else shape.whole()
@@ -118,6 +128,9 @@ class ShortWayWorker(TogetherWorker):
             elif ended > self.send_by:
                 self.send_all()
             begun = ended
+        self.seconds += seconds
+        self.bytes += size
+        self.in_call = False
         IN_HAND(None)
 
     def growing(self, head: http1.Head, client: wsgi.Client) -> wsgi.Response:
@@ -146,6 +159,7 @@ class ShortWayWorker(TogetherWorker):
         else:
             connection.ended = True
         self.serve(connection)
+        self.in_call = True
 
     def leave_to_judge(
         self,
@@ -169,6 +183,7 @@ class ShortWayWorker(TogetherWorker):
         self.judge(connection, request, self.now)
         if connection.phase is HEAD:
             self.serve(connection)
+        self.in_call = True
 
     # ---- what it means for the rest
 
@@ -177,9 +192,9 @@ class ShortWayWorker(TogetherWorker):
         if self.several or not self.holding or not self.short:
             super().accept(listener)
             return
-        fresh = []
+        fresh: list[Connection] = []
         while len(fresh) < ACCEPT_MOST and self.accepting:
-            connection = self.let_in(listener)
+            connection = self.let_in(listener) if self.alive else None
             if connection is None:
                 break
             if connection.bare:

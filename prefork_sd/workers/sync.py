@@ -12,7 +12,6 @@ class SyncWorker(ShortWayWorker):
     """The fastest way for an app that computes; slow clients still cost it nothing."""
 
     inline = True
-    in_call = False
 
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
         super().handle_exit(signum, frame)

@@ -11,6 +11,8 @@ from prefork_sd.wsgi.files import FileWrapper
 
 Environ = dict[str, Any]
 
+TELLING = frozenset(HEADERS.values())
+
 # what each request has of its own
 OWN = (
     "REMOTE_ADDR",
@@ -44,35 +46,39 @@ def base_environ(
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
         "wsgi.file_wrapper": FileWrapper,
+        **dict.fromkeys(OWN),
         **({"HTTPS": "on"} if scheme == "https" else {}),
     }
 
 
 class Template:
-    """What a head that repeats makes of an environ: all but what `OWN` names."""
+    """What a head makes of an environ: all but what `OWN` names, for which there is a place."""
 
-    __slots__ = ("base", "environ", "plain", "told")
+    __slots__ = ("base", "environ", "head", "told")
 
-    def __init__(self, base: Environ, environ: Environ, head: http1.Head) -> None:
+    def __init__(self, base: Environ, head: http1.Head) -> None:
         self.base = base
-        self.environ = {**environ, **dict.fromkeys(OWN)}  # a place for each: so it never grows
-        # plain: a request without a body, for a response with one
-        modern = head.version == "HTTP/1.1"
-        self.plain = modern and not head.length and not head.chunked and head.method != "HEAD"
-        self.told = not environ.keys().isdisjoint(HEADERS.values())  # by a proxy, of a client
+        self.head = head
+        self.environ = _what_head_tells(base, head)
+        self.told = not TELLING.isdisjoint(head.environ)  # by a proxy, of a client
+
+    @classmethod
+    def of(cls, base: Environ, head: http1.Head) -> "Template":
+        """The one of that head, made once if it repeats."""
+        kept: Template | None = head.kept
+        if kept is not None and kept.base is base:
+            return kept
+        template = cls(base, head)
+        if head.repeats:
+            head.kept = template
+        return template
 
 
 def make_environ(
     base: Environ, remote: tuple[str, str], head: http1.Head, body: IO[bytes]
 ) -> Environ:
     """The environ of one request: PEP 3333, "environ Variables". `remote`: address and port."""
-    kept: Template | None = head.kept
-    if kept is not None and kept.base is base:
-        environ = kept.environ.copy()
-    else:
-        environ = _what_head_tells(base, head)
-        if head.repeats:
-            head.kept = Template(base, environ, head)
+    environ = Template.of(base, head).environ.copy()
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = remote
     environ["wsgi.input"] = body
     if head.chunked:  # its length without the coding: RFC 3875, 4.1.2
