@@ -107,9 +107,9 @@ class AcceptingWorker(Worker):
 
     def welcome(self, connection: Connection) -> bool:
         """Serve a new client; True if that is done, as its request has come with it."""
+        if self.patience < inf:
+            connection.wait_for_data(GLANCE)
         self.on_data(connection)
-        if self.patience < inf and connection.silent() and connection.wait_for_data(GLANCE):
-            self.on_data(connection)
         self.bid(connection)
         return connection.served > 0 or connection.phase is SENDING
 

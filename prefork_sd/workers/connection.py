@@ -185,10 +185,6 @@ class Connection:
         unread = self.buffer or self._reader is not None or self.announced is not None
         return self.phase is HEAD and not unread
 
-    def silent(self) -> bool:
-        """Whether the client has not said anything yet."""
-        return self.phase is HEAD and not self.served and not self.buffer
-
     def wait_for_data(self, seconds: float) -> bool:
         """Wait a moment for what is certainly on its way."""
         poll = select.poll()

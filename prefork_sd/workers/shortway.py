@@ -4,6 +4,7 @@ Whatever else it turns out to be goes on the way for everything, which `LoopWork
 """
 
 import os
+import select
 import time
 from contextvars import Context, copy_context
 from io import BytesIO
@@ -39,12 +40,16 @@ class ShortWayWorker(TogetherWorker):
         self.clear: dict[int, Connection] = {}
         self.since = self.tmp.since(0)
         self.unnoticed = min(self.limit, self.access.long)  # seconds of a call
+        self.fresh: list[Connection] = []  # new in this turn
         self.kinds = [*NONE]  # responses by the class of their status, since `settle_up`
         self.seconds = 0.0
         self.bytes = 0
 
     def deal(self, events: list[tuple[int, int]]) -> None:
         self.hear(events)
+        if self.fresh:
+            self.send_all()
+            self.greet()
 
     def on_data(self, connection: Connection) -> None:
         if self.short and self.alive and connection.bare:
@@ -192,18 +197,26 @@ class ShortWayWorker(TogetherWorker):
         if self.several or not self.holding or not self.short:
             super().accept(listener)
             return
-        fresh: list[Connection] = []
-        while len(fresh) < ACCEPT_MOST and self.accepting:
+        while len(self.fresh) < ACCEPT_MOST and self.accepting:
             connection = self.let_in(listener) if self.alive else None
             if connection is None:
                 break
             if connection.bare:
                 self.clear[connection.fd] = connection
-                fresh.append(connection)
+                self.fresh.append(connection)
             else:
                 self.welcome(connection)
-        self.hear([(connection.fd, READ) for connection in fresh])
+
+    def greet(self) -> None:
+        """Hear those new clients whose requests have come; an empty read costs more than to ask."""
+        fresh, self.fresh = self.fresh, []
+        glance = select.poll()
         for connection in fresh:
+            glance.register(connection.fd, READ)
+        self.hear(glance.poll(0))
+        for connection in fresh:
+            if connection.bare and not connection.served:
+                self.watch(connection, READ)
             self.bid(connection)
 
     def await_more(self, connection: Connection) -> None:
