@@ -6,6 +6,7 @@ Whatever else it turns out to be goes on the way for everything, which `LoopWork
 import os
 import select
 import time
+from collections.abc import Iterator
 from contextvars import Context, copy_context
 from io import BytesIO
 from types import FrameType
@@ -20,6 +21,7 @@ from prefork_sd.workers.together import TOGETHER, TogetherWorker
 
 read, clock, Reply = os.read, time.monotonic, wsgi.Reply  # looked up once
 LONGEST = http1.Heads.longest
+ENOUGH = 1 << 18  # bytes to be answered before more is read
 NONE = (0,) * 5
 WHOLE, IN_HAND = Reply.whole, REQUEST.set
 
@@ -46,7 +48,9 @@ class ShortWayWorker(TogetherWorker):
         self.bytes = 0
 
     def deal(self, events: list[tuple[int, int]]) -> None:
-        self.hear(events)
+        coming = iter(events)
+        while heard := self.hear(coming):
+            self.answer(heard)
         if self.fresh:
             self.send_all()
             self.greet()
@@ -54,31 +58,48 @@ class ShortWayWorker(TogetherWorker):
     def on_data(self, connection: Connection) -> None:
         if self.short and self.alive and connection.bare:
             self.clear[connection.fd] = connection
-            self.hear([(connection.fd, READ)])
+            self.answer(self.hear(iter([(connection.fd, READ)])))
         else:
             super().on_data(connection)
 
-    def hear(self, events: list[tuple[int, int]]) -> None:
-        """Read, and answer what may go the short way. All that is hot is written out here."""
-        clear, held, kinds, ids, app = self.clear, self.held, self.kinds, self.ids, self.wsgi
+    def hear(self, events: Iterator[tuple[int, int]]) -> list[tuple[Connection, bytes]]:
+        """Read from some of those in `clear`, until there is enough; the rest goes as ever.
+
+        To read all of them, answer all, and send all costs less than each in turn: neither the
+        kernel nor the app finds the processor's caches full of the other.
+        """
+        heard = []
+        size = 0
+        for fd, event in events:
+            if (connection := self.clear.get(fd)) is None:
+                self.on_event(fd, event)
+                continue
+            try:
+                data = read(fd, RECEIVE)
+            except BlockingIOError:
+                if connection.events != READ:
+                    self.watch(connection, READ)
+                continue
+            except OSError:
+                self.drop(connection)
+                continue
+            heard.append((connection, data))
+            size += len(data)
+            if size > ENOUGH:
+                break
+        return heard
+
+    def answer(self, heard: list[tuple[Connection, bytes]]) -> None:
+        """Answer what may go the short way. All that is hot is written out here."""
+        held, kinds, ids, app = self.held, self.kinds, self.ids, self.wsgi
         growing, limit, since = self.growing, self.unnoticed, self.since
         noted: http1.Head | None = None
         seconds, size = 0.0, 0
         date = wsgi.Clock.date()
         self.in_call = True  # also while nothing but that is done
-        begun, renewal = self.now, self.renewal
-        for fd, event in events:
-            if (connection := clear.get(fd)) is None:
-                self.in_call = False
-                self.on_event(fd, event)
-                self.in_call = True
-                begun, renewal, noted = self.now, self.renewal, None
-                continue
-            try:
-                data = read(fd, RECEIVE)
-            except OSError as error:
-                self.cannot_read(connection, error)
-                continue
+        begun = self.now = clock()
+        renewal = self.renewal
+        for connection, data in heard:
             template = connection.plain.get(data) if len(data) <= LONGEST else None
             if template is None and (template := connection.terms.template(data)) is None:
                 self.leave_to_serve(connection, data)
@@ -150,12 +171,6 @@ class ShortWayWorker(TogetherWorker):
             except Exception:  # one request must not end the worker
                 self.log.exception("cannot tell who asks", extra=self.fields())
 
-    def cannot_read(self, connection: Connection, error: OSError) -> None:
-        if not isinstance(error, BlockingIOError):
-            self.drop(connection)
-        elif connection.events != READ:
-            self.watch(connection, READ)
-
     def leave_to_serve(self, connection: Connection, data: bytes) -> None:
         """What it has sent is something else."""
         self.clear.pop(connection.fd, None)
@@ -213,7 +228,7 @@ class ShortWayWorker(TogetherWorker):
         glance = select.poll()
         for connection in fresh:
             glance.register(connection.fd, READ)
-        self.hear(glance.poll(0))
+        self.answer(self.hear(iter(glance.poll(0))))
         for connection in fresh:
             if connection.bare and not connection.served:
                 self.watch(connection, READ)
