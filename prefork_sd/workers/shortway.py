@@ -128,7 +128,7 @@ class ShortWayWorker(TogetherWorker):
                 noted = head
             IN_HAND(reply)
             context = copy_context()
-            body = context.run(WHOLE, reply, app, environ)
+            body = context.run(WHOLE, reply, app, environ, self.holding)
             ended = self.now = clock()
             shape = reply.shape
             if body is None or shape is None or ended - begun > limit:
@@ -159,9 +159,10 @@ class ShortWayWorker(TogetherWorker):
         self.in_call = False
         IN_HAND(None)
 
-    def growing(self, head: http1.Head, client: wsgi.Client) -> wsgi.Response:
-        """What a reply grows into, during the call of the app."""
-        return self.response_to(head, client, self.now)
+    def growing(self, head: http1.Head, connection: Connection) -> wsgi.Response:
+        """What a reply grows into, during the call of the app; what it has may be sent at once."""
+        response = connection.response = self.response_to(head, connection, self.now)
+        return response
 
     def tell(self, environ: wsgi.Environ) -> None:
         """What a proxy has said of the client."""
@@ -194,7 +195,7 @@ class ShortWayWorker(TogetherWorker):
         IN_HAND(None)
         self.tmp.end(0)
         self.clear.pop(connection.fd, None)
-        response = connection.response = reply.grow()
+        response = reply.grow()
         if body is not None:
             response.take([body])
         response.belong(context)

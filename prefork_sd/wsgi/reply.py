@@ -10,7 +10,7 @@ from prefork_sd.wsgi.files import FileWrapper
 from prefork_sd.wsgi.response import Application, Client, ExcInfo, Response
 from prefork_sd.wsgi.shapes import Headers, Shape, early_hints, shape_of
 
-Growing = Callable[[http1.Head, Client], Response]
+Growing = Callable[[http1.Head, Any], Response]
 
 END: Any = object()  # of an iterable
 
@@ -63,10 +63,11 @@ class Reply:
 
     # ---- what the worker calls
 
-    def whole(self, app: Application, environ: Environ) -> bytes | None:
+    def whole(self, app: Application, environ: Environ, quick: bool) -> bytes | None:
         """Call the app, in a context of its own: the body, of which `shape` is the head.
 
-        None: it is not that simple, and `grown` has it.
+        None: it is not that simple, and `grown` has it. What the app does after its last block is
+        waited for only where it is quick.
         """
         try:
             iterable = app(environ, self.start_response)
@@ -76,8 +77,9 @@ class Reply:
         shape = self.shape
         if shape is not None and self.grown is None:
             if type(iterable) is not list:
-                return self._gathered(iterable, shape)
-            if len(iterable) == 1:
+                if quick:
+                    return self._gathered(iterable, shape)
+            elif len(iterable) == 1:
                 data = iterable[0]
                 if type(data) is bytes and len(data) == shape.length:
                     return data
