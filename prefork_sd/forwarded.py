@@ -20,7 +20,7 @@ REMEMBERED = 1024  # peers whose verdict is kept
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
-_PAIR = re.compile(r'([A-Za-z]++)=("(?:[^"\\]++|\\.)*+"|[^\s"]*+)')
+_PAIR = re.compile(r'([A-Za-z]++)=("(?:[^"\\]|\\.)*"|[^\s"]*+)')
 
 
 class Trust:

@@ -119,8 +119,10 @@ class ShortWayWorker(TogetherWorker):
             environ["wsgi.input"] = BytesIO()
             environ["wsgi.early_hints"] = reply.early_hints
             environ["PREFORK_SD_REQUEST_ID"] = own_id
-            if template.told:
-                self.tell(environ)
+            if template.told and not self.tell(reply, environ):
+                self.leave_to_judge(connection, reply, None, copy_context(), environ, begun)
+                begun, renewal, noted = self.now, self.renewal, None
+                continue
             if head is noted:
                 since[0] = begun
             else:
@@ -164,13 +166,15 @@ class ShortWayWorker(TogetherWorker):
         response = connection.response = self.response_to(head, connection, self.now)
         return response
 
-    def tell(self, environ: wsgi.Environ) -> None:
-        """What a proxy has said of the client."""
+    def tell(self, reply: wsgi.Reply, environ: wsgi.Environ) -> bool:
+        """What a proxy has said of the client; False: that is not to be had."""
         if self.forwarded is not None:
             try:
                 self.forwarded.apply(environ)
-            except Exception:  # one request must not end the worker
-                self.log.exception("cannot tell who asks", extra=self.fields())
+            except Exception as error:  # noqa: BLE001 (one request must not end the worker)
+                reply.grow().fail(error)
+                return False
+        return True
 
     def leave_to_serve(self, connection: Connection, data: bytes) -> None:
         """What it has sent is something else."""

@@ -54,7 +54,7 @@ def test_what_fails_before_the_app_costs_only_its_request(
 
     monkeypatch.setattr(Forwarded, "apply", apply)
     served = serve(hello)
-    assert served.get("/bad").status == 500
+    assert served.get("/bad", "X-Forwarded-For: 192.0.2.1").status == 500
     assert served.get("/good").text == "/good"
     served.stop()
     (record,) = [line for line in served.log.rest() if line.startswith("ERROR")]
