@@ -116,11 +116,12 @@ class ShortWayWorker(TogetherWorker):
             reply.id = own_id = next(ids)
             environ = template.environ.copy()
             environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = connection.remote
-            environ["wsgi.input"] = BytesIO()
+            environ["wsgi.input"] = empty = BytesIO()
             environ["wsgi.early_hints"] = reply.early_hints
             environ["PREFORK_SD_REQUEST_ID"] = own_id
             if template.told and not self.tell(reply, environ):
-                self.leave_to_judge(connection, reply, None, copy_context(), environ, begun)
+                request = Request(head, empty, begun, 0.0, environ, own_id)
+                self.leave_to_judge(connection, request, reply, None, copy_context())
                 begun, renewal, noted = self.now, self.renewal, None
                 continue
             if head is noted:
@@ -134,7 +135,8 @@ class ShortWayWorker(TogetherWorker):
             ended = self.now = clock()
             shape = reply.shape
             if body is None or shape is None or ended - begun > limit:
-                self.leave_to_judge(connection, reply, body, context, environ, begun)
+                request = Request(head, empty, begun, 0.0, environ, own_id)
+                self.leave_to_judge(connection, request, reply, body, context)
                 begun, renewal, noted = self.now, self.renewal, None
                 continue
 
@@ -189,22 +191,22 @@ class ShortWayWorker(TogetherWorker):
     def leave_to_judge(
         self,
         connection: Connection,
+        request: Request,
         reply: wsgi.Reply,
         body: bytes | None,
         context: Context,
-        environ: wsgi.Environ,
-        begun: float,
     ) -> None:
         """What the app has answered is something else, or it took its time."""
         IN_HAND(None)
         self.tmp.end(0)
         self.clear.pop(connection.fd, None)
+        if body is not None:
+            reply.growing = self.growing
         response = reply.grow()
         if body is not None:
             response.take([body])
         response.belong(context)
-        request = connection.request = Request(reply.head, environ["wsgi.input"])
-        request.started, request.environ, request.id = begun, environ, reply.id
+        connection.request = request
         self.judge(connection, request, self.now)
         if connection.phase is HEAD:
             self.serve(connection)

@@ -101,7 +101,11 @@ class TogetherWorker(LoopWorker):
                 self.drop(connection)
             elif connection.events == READ:
                 connection.idle = True
-                connection.deadline = deadline  # later than the last one: see Timers.set
+                connection.deadline = deadline
+                if (
+                    connection.filed - 1 > deadline
+                ):  # it has waited for something that may take longer
+                    self.timers.set(connection, deadline)
             else:
                 self.await_more(connection)
 

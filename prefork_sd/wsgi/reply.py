@@ -15,6 +15,11 @@ Growing = Callable[[http1.Head, Any], Response]
 END: Any = object()  # of an iterable
 
 
+def over(head: http1.Head, client: Any) -> Response:
+    """What a reply grows into that is on its way."""
+    raise RuntimeError("the response is over")
+
+
 class Reply:
     """The answer to a plain request: a head, and at once as many bytes as it says.
 
@@ -58,7 +63,7 @@ class Reply:
         """wsgi.early_hints: a response of status 103 ahead of the real one (RFC 8297)."""
         if self.grown is not None:
             self.grown.early_hints(headers)
-        else:
+        elif self.growing is not over:
             self.client.interim(early_hints(headers))
 
     # ---- what the worker calls
@@ -82,6 +87,7 @@ class Reply:
             elif len(iterable) == 1:
                 data = iterable[0]
                 if type(data) is bytes and len(data) == shape.length:
+                    self.growing = over
                     return data
         self.grow().take(iterable)
         return None
@@ -103,6 +109,7 @@ class Reply:
                     whole = True
                     if close is not None:
                         close()
+                    self.growing = over
                     return data
         except BaseException as error:  # noqa: BLE001
             response = self.grow()

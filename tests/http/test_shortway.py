@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 
 import pytest
@@ -272,13 +273,32 @@ def spoils(environ: Environ, start_response: StartResponse, wire: Wire) -> Itera
     return [body]
 
 
+def spoils_all(environ: Environ, start_response: StartResponse, wire: Wire) -> Iterable[bytes]:
+    environ.clear()
+    start_response("200 OK", TEXT)
+    return [b"body"]
+
+
+def writes_too_late(environ: Environ, start_response: StartResponse, wire: Wire) -> Iterable[bytes]:
+    """What is said of a response that is over is no news to anybody."""
+    for write, hints in LATE:
+        with suppress(Exception):
+            hints([("Link", "</style.css>; rel=preload")])
+        with suppress(Exception):
+            write(b"late")
+    LATE.append((sized(start_response, 4), environ["wsgi.early_hints"]))
+    return [b"body"]
+
+
+LATE: list[tuple[Callable[[bytes], object], Callable[[object], object]]] = []
+
 CASES: list[Case] = [
     one_piece, a_tuple, two_pieces, no_length, nothing, an_empty_piece, too_short, too_long, text,
     no_content, not_modified, unavailable, missing, dated, big, a_generator, in_pieces,
     an_empty_one_first, more_than_it_said, none_at_all, closes, closes_in_pieces, fails_after_all,
     fails, leaves, says_nothing, is_none, cannot_close, writes, writes_all, starts_late,
     starts_twice, changes_its_mind, bad_header, interim, a_file, hints, hints_in_between, remembers,
-    tells, spoils,
+    tells, spoils, spoils_all, writes_too_late,
 ]  # fmt: skip
 
 
