@@ -36,7 +36,7 @@ SHARE = 0.005  # seconds for what one client has sent at once before others have
 ROUND = 10.0  # seconds that a response without an end is made before others have the app
 DISK = 1 << 30  # bytes of a response that wait in a file
 FRESH = 0.05  # seconds for which a heartbeat is not renewed
-NAP = 1.0  # seconds that a worker waits for the next request before it takes itself for idle
+NAP = 0.1  # seconds that a worker waits for the next request before it takes itself for idle
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
 

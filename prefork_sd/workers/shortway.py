@@ -33,13 +33,14 @@ class ShortWayWorker(TogetherWorker):
     """
 
     in_call = False  # whether the app is called, and nothing accepted
+    clear: dict[int, Connection] = {}  # noqa: RUF012 (one of its own, when it serves)
 
     def prepare(self) -> None:
         super().prepare()
         hooked = self.hooks.pre_request is not nothing or self.hooks.post_request is not nothing
         recorded = self.access.all or bool(self.id_header)
         self.short = not hooked and not recorded and self.keepalive > 0
-        self.clear: dict[int, Connection] = {}
+        self.clear = {}
         self.since = self.tmp.since(0)
         self.unnoticed = min(self.limit, self.access.long)  # seconds of a call
         self.fresh: list[Connection] = []  # new in this turn

@@ -14,23 +14,28 @@ class Wear:
     """The bounds of one worker's life, each a little different, so that not all go at once."""
 
     def __init__(self, cfg: Config, now: float) -> None:
-        self._requests = -1  # any number
+        self._requests = inf
         if cfg.max_requests:
             self._requests = cfg.max_requests + random.randint(0, cfg.max_requests_jitter)
         self._rss = cfg.max_rss or inf
+        self._look = EVERY  # requests after which the memory is looked at again
         age = cfg.max_lifetime * random.uniform(0.9, 1.1)
         self.until = now + age if cfg.max_lifetime else inf  # monotonic seconds
 
     @property
     def none(self) -> bool:
         """Whether requests never wear it out."""
-        return self._requests < 0 and self._rss == inf
+        return self._requests == self._rss == inf
 
     def worn(self, requests: int) -> bool:
-        """Whether that many requests are enough, or have made it too large."""
-        if requests == self._requests:
+        """Whether that many requests are enough (said once), or have made it too large."""
+        if requests >= self._requests:
+            self._requests = inf
             return True
-        return self._rss < inf and requests % EVERY == 0 and rss() > self._rss
+        if self._rss == inf or requests < self._look:
+            return False
+        self._look = requests + EVERY
+        return rss() > self._rss
 
 
 def rss() -> int:

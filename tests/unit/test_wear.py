@@ -50,3 +50,11 @@ def test_memory_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
     worn = [requests for requests in range(1, 3 * EVERY + 1) if one.worn(requests)]
     assert worn == [EVERY, 2 * EVERY, 3 * EVERY]
     assert len(looks) == 3
+
+
+def test_many_requests_may_be_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Wear(Config(max_requests=100), NOW)
+    assert [one.worn(requests) for requests in (50, 99, 149, 199)] == [False, False, True, False]
+    monkeypatch.setattr(wear, "rss", lambda: 2_000_000)
+    one = Wear(Config(max_rss=1_000_000), NOW)
+    assert [one.worn(requests) for requests in (50, 100, 130, 199)] == [False, True, False, True]
