@@ -72,7 +72,7 @@ class Terms:
     `plain` are requests that came before, and of which the head is all.
     """
 
-    __slots__ = ("base", "body_buffer", "heads", "limits", "plain", "send_timeout")
+    __slots__ = ("_found", "base", "body_buffer", "heads", "limits", "plain", "send_timeout")
 
     def __init__(
         self, base: Environ, limits: http1.Limits, *, body_buffer: int, send_timeout: float
@@ -83,13 +83,21 @@ class Terms:
         self.body_buffer = body_buffer  # bytes of a body that stay in memory
         self.send_timeout = send_timeout  # seconds for a client to take something
         self.plain: dict[bytes, Template] = {}
+        self._found: tuple[bytes, http1.Head | None] = (b"", None)
+
+    def head(self, data: bytes) -> http1.Head | None:
+        """The head that `data` is: see Heads.take. What `template` has found came but once."""
+        before, head = self._found
+        return head if data is before else self.heads.take(data)
 
     def template(self, data: bytes) -> Template | None:
         """What `data` makes of an environ; None: it is not, or not only, a plain request."""
         head = self.heads.take(data)
-        if head is None or head.length or head.chunked:
+        if head is None:
             return None
-        if head.version != "HTTP/1.1" or head.method == "HEAD":
+        modern = head.version == "HTTP/1.1"
+        if not modern or head.length or head.chunked or head.method == "HEAD":
+            self._found = data, head
             return None
         template = Template.of(self.base, head)
         if head.kept is template:
@@ -204,7 +212,7 @@ class Connection:
             if self.announced is not None and not self._announce():
                 return None
             if self._reader is None and type(self.buffer) is bytes:
-                head = self.terms.heads.take(self.buffer)
+                head = self.terms.head(self.buffer)
             if head is not None:
                 self.buffer = b""
             elif (head := self._read_head()) is None:

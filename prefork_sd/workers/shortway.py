@@ -15,7 +15,7 @@ from prefork_sd import http1, wsgi
 from prefork_sd.applog import REQUEST
 from prefork_sd.hooks import nothing
 from prefork_sd.listeners import Listener
-from prefork_sd.workers.accept import ACCEPT_MOST, READ
+from prefork_sd.workers.accept import ACCEPT_FOR, ACCEPT_MOST, READ
 from prefork_sd.workers.connection import HEAD, RECEIVE, Connection, Request
 from prefork_sd.workers.together import TOGETHER, TogetherWorker
 
@@ -203,7 +203,9 @@ class ShortWayWorker(TogetherWorker):
         self.clear.pop(connection.fd, None)
         if body is not None:
             reply.growing = self.growing
+        ended, self.now = self.now, request.started
         response = reply.grow()
+        self.now = ended
         if body is not None:
             response.take([body])
         response.belong(context)
@@ -220,8 +222,9 @@ class ShortWayWorker(TogetherWorker):
         if self.several or not self.holding or not self.short:
             super().accept(listener)
             return
-        while len(self.fresh) < ACCEPT_MOST and self.accepting:
-            connection = self.let_in(listener) if self.alive else None
+        until = clock() + ACCEPT_FOR
+        for _ in range(ACCEPT_MOST):
+            connection = self.let_in(listener) if self.alive and self.accepting else None
             if connection is None:
                 break
             if connection.bare:
@@ -229,6 +232,8 @@ class ShortWayWorker(TogetherWorker):
                 self.fresh.append(connection)
             else:
                 self.welcome(connection)
+                if clock() > until:
+                    break
 
     def greet(self) -> None:
         """Hear those new clients whose requests have come; an empty read costs more than to ask."""
@@ -258,6 +263,10 @@ class ShortWayWorker(TogetherWorker):
     def handle_exit(self, signum: int, frame: FrameType | None) -> None:
         self.clear.clear()  # from now on each response says that it is the last one
         super().handle_exit(signum, frame)
+
+    def begin_drain(self) -> None:
+        self.clear.clear()  # who came into it while the signal was heard
+        super().begin_drain()
 
     def expire(self, now: float) -> None:
         super().expire(now)

@@ -150,7 +150,8 @@ class ThreadsWorker(LoopWorker):
     def next_event(self) -> float:
         now = time.monotonic()
         limits = [since + self.allowance for since in self.begun.values()]
-        return min(super().next_event(), min((one for one in limits if one > now), default=inf))
+        ahead = [one for one in limits if one > now or not self.hung]
+        return min(super().next_event(), min(ahead, default=inf))
 
     def only_hung_left(self) -> bool:
         """Whether nobody waits for an answer but those whose request hangs."""

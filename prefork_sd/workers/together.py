@@ -21,9 +21,12 @@ class TogetherWorker(LoopWorker):
     A response that is a few bytes and nothing else waits in `held`, any other one in `unsent`.
     """
 
+    # each has its own when it serves; there is nothing in them before
+    held: list[tuple[Connection, http1.Head, bytes]] = []  # noqa: RUF012
+    unsent: list[Connection] = []  # noqa: RUF012
+
     def prepare(self) -> None:
-        self.held: list[tuple[Connection, http1.Head, bytes]] = []
-        self.unsent: list[Connection] = []
+        self.held, self.unsent = [], []
         self.sent: list[Connection] = []  # and these have left in this turn
         self.send_by = 0.0  # monotonic seconds
         self.quick = 0  # quick calls in a row

@@ -34,6 +34,7 @@ class Reply:
     # as long as nothing else is known; what every reply sets costs more than what few change
     shape: Shape | None = None
     grown: Response | None = None
+    body = b""  # what has been made, while it is not certain that it is all
 
     @property
     def method(self) -> str:
@@ -94,24 +95,30 @@ class Reply:
 
     def _gathered(self, iterable: Iterable[bytes], shape: Shape) -> bytes | None:
         """The body from what has to be iterated over, if the first piece is all of it."""
-        if isinstance(iterable, FileWrapper):
-            self.grow().take(iterable)
-            return None
-        close: Callable[[], None] | None = getattr(iterable, "close", None)
+        close: Callable[[], None] | None = None
         data = more = END
         whole = False
         try:
+            if isinstance(iterable, FileWrapper):
+                self.grow().take(iterable)
+                return None
+            close = getattr(iterable, "close", None)
             iterator = iter(iterable)
             data = next(iterator, END)
-            if type(data) is bytes and len(data) == shape.length:
+            if type(data) is bytes and len(data) == shape.length and self.grown is None:
+                self.body = data
                 more = next(iterator, END)
-                if more is END and self.grown is None:
+                self.body = b""
+                if self.grown is not None:
+                    data = END  # it has that
+                elif more is END:
                     whole = True
                     if close is not None:
                         close()
                     self.growing = over
                     return data
         except BaseException as error:  # noqa: BLE001
+            self.body = b""
             response = self.grow()
             if whole:  # but for what `close` raised, it is
                 response.take([data])
@@ -131,4 +138,6 @@ class Reply:
             self.grown = self.growing(self.head, self.client)
             if self.shape is not None:
                 self.grown.say(self.shape)
+            if self.body:
+                self.grown.add(self.body)
         return self.grown

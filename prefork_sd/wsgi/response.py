@@ -192,6 +192,10 @@ class Response:
             return
         self.go_on(iterator)
 
+    def add(self, data: bytes) -> None:
+        """A block that somebody else has taken from the app."""
+        self._take(data)
+
     def owe(self, close: Callable[[], None] | None) -> None:
         """Call that at the end: PEP 3333."""
         self._close = close
