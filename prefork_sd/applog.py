@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol, TextIO
 from prefork_sd.journal import LEVELS, JournalHandler, level_of
 
 LONGEST = 48 * 1024  # characters of a line that has no end; LineMax= of journald.conf(5)
+SERVED = "_served"  # of a record: the request it belongs to, if that is not the one in hand
 TRACEBACK = "Traceback (most recent call last):\n"
 _PREFIX = re.compile(r"<([0-7])>")  # of a line with a priority: sd-daemon(3)
 
@@ -28,6 +29,24 @@ class Served(Protocol):
 
 
 REQUEST: ContextVar[Served | None] = ContextVar("prefork_sd_request", default=None)
+
+
+class Desk:
+    """Where a worker puts the request that it has in hand, while there is no other thread.
+
+    To set a variable of the context costs several times as much, and says more only where somebody
+    is there who may still be at another request.
+    """
+
+    request: Served | None = None
+
+
+DESK = Desk()
+
+
+def served() -> Served | None:
+    """The request that the caller works on."""
+    return REQUEST.get() or DESK.request
 
 
 class _Pending(threading.local):
@@ -77,7 +96,7 @@ class Printed(io.TextIOBase):
         """There is nothing to choose."""
 
     def write(self, text: str) -> int:
-        pending, request = self._pending, REQUEST.get()
+        pending, request = self._pending, served()
         if pending.text and pending.request is not request:
             self.flush()
         pending.text, pending.request = pending.text + text, request
@@ -97,9 +116,8 @@ class Printed(io.TextIOBase):
             level, text = LEVELS[level_of(int(prefix[1]))], text[prefix.end() :]
         name = self._file.name.strip("<>")
         record = logging.LogRecord(name, level, "", 0, "%s", (text,), None)
-        token = REQUEST.set(pending.request)
+        record.__dict__[SERVED] = pending.request
         self._handler.handle(record)
-        REQUEST.reset(token)
 
     def close(self) -> None:
         """The stream is not the app's to close."""
@@ -130,7 +148,8 @@ class Fields(logging.Filter):
         own = record.__dict__
         for name, value in _WORKER.items():
             own.setdefault(name, value)
-        if (request := REQUEST.get()) is not None:
+        request = own.pop(SERVED) if SERVED in own else served()
+        if request is not None:
             own.setdefault("PREFORK_SD_REQUEST_ID", request.id)
             own.setdefault("HTTP_METHOD", request.method)
             own.setdefault("HTTP_PATH", request.path)

@@ -126,6 +126,7 @@ class Connection:
         "fd",
         "filed",
         "head",
+        "heavy",
         "idle",
         "parting",
         "phase",
@@ -153,9 +154,10 @@ class Connection:
         self.response: Response | None = None
         self.served = self.filed = 0
         self.announced: bool | None = None  # False: a PROXY header comes first; True: must not
+        # heavy: its last request had a body, and the next one may have
         # idle: between two requests; ended: the client will send nothing more
         # parting: the response that it gets right now is the last one
-        self.idle = self.ended = self.parting = False
+        self.heavy = self.idle = self.ended = self.parting = False
         self.events = UNWATCHED  # what epoll watches for us
         self.deadline = inf
         self._reader: http1.HeadReader | None = None  # of a head that comes in pieces
@@ -217,7 +219,8 @@ class Connection:
                 self.buffer = b""
             elif (head := self._read_head()) is None:
                 return None
-            if not head.length and not head.chunked:
+            self.heavy = head.chunked or head.length > 0
+            if not self.heavy:
                 return Request(head, BytesIO())
             body = http1.body_reader(head, self.terms.limits)
             if 0 < head.length == len(self.buffer) <= self.terms.body_buffer:

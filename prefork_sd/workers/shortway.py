@@ -6,24 +6,33 @@ Whatever else it turns out to be goes on the way for everything, which `LoopWork
 import os
 import select
 import time
+from _thread import _count as other_threads
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import Context, copy_context
 from io import BytesIO
+from itertools import repeat
+from operator import itemgetter
 from types import FrameType
 
 from prefork_sd import http1, wsgi
-from prefork_sd.applog import REQUEST
+from prefork_sd.applog import DESK, REQUEST
 from prefork_sd.hooks import nothing
 from prefork_sd.listeners import Listener
 from prefork_sd.workers.accept import ACCEPT_FOR, ACCEPT_MOST, READ
 from prefork_sd.workers.connection import HEAD, RECEIVE, Connection, Request
 from prefork_sd.workers.together import TOGETHER, TogetherWorker
 
-read, clock, Reply = os.read, time.monotonic, wsgi.Reply  # looked up once
+read, clock = os.read, time.monotonic  # looked up once
 LONGEST = http1.Heads.longest
-ENOUGH = 1 << 18  # bytes to be answered before more is read
+MANY = 64  # requests that are read before they are answered
+# bytes read of each at once: what Python allocates quickest, as long as it is enough for all
+SMALL = 512 - bytes.__basicsize__
 NONE = (0,) * 5
-WHOLE, IN_HAND = Reply.whole, REQUEST.set
+FD = itemgetter(0)
+IN_HAND = REQUEST.set
+
+Heard = Iterator[tuple[Connection, bytes, str]]  # with the id of each request
 
 
 class ShortWayWorker(TogetherWorker):
@@ -44,129 +53,184 @@ class ShortWayWorker(TogetherWorker):
         self.since = self.tmp.since(0)
         self.unnoticed = min(self.limit, self.access.long)  # seconds of a call
         self.fresh: list[Connection] = []  # new in this turn
+        self.room = LONGEST
+        self.reply = wsgi.Reply.of(self.growing)
         self.kinds = [*NONE]  # responses by the class of their status, since `settle_up`
         self.seconds = 0.0
         self.bytes = 0
 
     def deal(self, events: list[tuple[int, int]]) -> None:
-        coming = iter(events)
-        while heard := self.hear(coming):
-            self.answer(heard)
+        for start in range(0, len(events), MANY):
+            self.answer(self.hear(events[start : start + MANY], self.room))
         if self.fresh:
             self.send_all()
             self.greet()
 
     def on_data(self, connection: Connection) -> None:
-        if self.short and self.alive and connection.bare:
+        if self.short and self.alive and connection.bare and not connection.heavy:
             self.clear[connection.fd] = connection
-            self.answer(self.hear(iter([(connection.fd, READ)])))
+            self.answer(self.hear([(connection.fd, READ)], RECEIVE))
         else:
             super().on_data(connection)
 
-    def hear(self, events: Iterator[tuple[int, int]]) -> list[tuple[Connection, bytes]]:
-        """Read from some of those in `clear`, until there is enough; the rest goes as ever.
+    def hear(self, events: list[tuple[int, int]], room: int) -> Heard:
+        """Read from those in `clear`, `room` bytes of each at most; the rest goes as ever.
 
         To read all of them, answer all, and send all costs less than each in turn: neither the
-        kernel nor the app finds the processor's caches full of the other.
+        kernel nor the app finds the processor's caches full of the other. For the same reason there
+        are none of our own lines between two reads.
         """
-        heard = []
-        size = 0
-        for fd, event in events:
-            if (connection := self.clear.get(fd)) is None:
-                self.on_event(fd, event)
-                continue
+        try:
+            heard = list(map(self.clear.__getitem__, map(FD, events)))  # nearly always
+        except KeyError:
+            heard = self.hear_others(events)
+        data: list[bytes] = []
+        reading = map(read, [connection.fd for connection in heard], repeat(room))
+        while True:
             try:
-                data = read(fd, RECEIVE)
+                data.extend(reading)  # goes on behind the one that has failed
+                break
             except BlockingIOError:
+                connection = heard.pop(len(data))
                 if connection.events != READ:
                     self.watch(connection, READ)
-                continue
             except OSError:
-                self.drop(connection)
-                continue
-            heard.append((connection, data))
-            size += len(data)
-            if size > ENOUGH:
-                break
-        return heard
+                self.drop(heard.pop(len(data)))
+        if room == LONGEST and len(max(data, key=len, default=b"")) < SMALL:
+            self.room = SMALL
+        return zip(heard, data, self.ids, strict=False)
 
-    def answer(self, heard: list[tuple[Connection, bytes]]) -> None:
+    def hear_others(self, events: list[tuple[int, int]]) -> list[Connection]:
+        """Deal with what is not in `clear`; return those who are."""
+        clear = self.clear
+        others = [event for event in events if event[0] not in clear]
+        for fd, event in others:
+            self.on_event(fd, event)
+        dealt_with = dict(others)
+        return [clear[fd] for fd, _ in events if fd in clear and fd not in dealt_with]
+
+    def answer(self, heard: Heard) -> None:
         """Answer what may go the short way. All that is hot is written out here."""
-        held, kinds, ids, app = self.held, self.kinds, self.ids, self.wsgi
-        growing, limit, since = self.growing, self.unnoticed, self.since
-        noted: http1.Head | None = None
-        seconds, size = 0.0, 0
-        date = wsgi.Clock.date()
+        held, waiting, app, Reply = self.held, self.waiting, self.wsgi, self.reply  # noqa: N806
+        limit, since, desk = self.unnoticed, self.since, DESK
+        raw: bytes | None = None  # the request before, if nothing else has been done since
+        plain: dict[bytes, wsgi.Template] = {}
+        said: wsgi.Shape | None = None
+        count = 0  # of responses with the same head
+        begun = resumed = seconds = 0.0
         self.in_call = True  # also while nothing but that is done
-        begun = self.now = clock()
-        renewal = self.renewal
-        for connection, data in heard:
-            template = connection.plain.get(data) if len(data) <= LONGEST else None
-            if template is None and (template := connection.terms.template(data)) is None:
-                self.leave_to_serve(connection, data)
-                begun, renewal, noted = self.now, self.renewal, None
-                continue
+        self.now = clock()
+        for connection, data, own_id in heard:
+            if data == raw and connection.plain is plain:
+                since[0] = begun
+            else:
+                if raw is None:
+                    seconds += begun - resumed
+                    resumed = begun = self.now
+                    renewal, send_by, holding = self.renewal, self.send_by, self.holding
+                    date = wsgi.Clock.date()
+                plain = connection.plain
+                template = plain.get(data) if len(data) <= LONGEST else None
+                if template is None and (template := connection.terms.template(data)) is None:
+                    self.now, raw = begun, None
+                    self.leave_to_serve(connection, data)
+                    continue
+                raw, head, known, told = data, template.head, template.environ, template.told
+                self.tmp.begin(0, head.raw, begun)
+                if said is not None:
+                    self.tally(said, count)
+                    said = None
 
             if begun > renewal:
                 self.renew(begun)
                 renewal = self.renewal
             reply = Reply()
-            reply.head = head = template.head
+            reply.head = head
             reply.client = connection
-            reply.growing = growing
-            reply.id = own_id = next(ids)
-            environ = template.environ.copy()
+            reply.id = own_id
+            reply.shape = None
+            environ = known.copy()
             environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = connection.remote
             environ["wsgi.input"] = empty = BytesIO()
-            environ["wsgi.early_hints"] = reply.early_hints
+            environ["wsgi.early_hints"] = reply
             environ["PREFORK_SD_REQUEST_ID"] = own_id
-            if template.told and not self.tell(reply, environ):
-                request = Request(head, empty, begun, 0.0, environ, own_id)
-                self.leave_to_judge(connection, request, reply, None, copy_context())
-                begun, renewal, noted = self.now, self.renewal, None
-                continue
-            if head is noted:
-                since[0] = begun
+            if other_threads():
+                desk.request = None
+                IN_HAND(reply)
             else:
-                self.tmp.begin(0, head.raw, begun)
-                noted = head
-            IN_HAND(reply)
+                desk.request = reply
             context = copy_context()
-            body = context.run(WHOLE, reply, app, environ, self.holding)
-            ended = self.now = clock()
-            shape = reply.shape
+            body = None
+            try:
+                if not told or self.tell(reply, environ):
+                    iterable = context.run(app, environ, reply.start_response)
+                    shape = reply.shape
+                    if (
+                        type(iterable) is not list
+                        or len(iterable) != 1
+                        or type(body := iterable[0]) is not bytes
+                        or shape is None
+                        or shape.length != len(body)
+                    ):
+                        body = context.run(reply.settle, iterable, holding)
+            except BaseException as error:  # noqa: BLE001 (whatever an app raises is its 500)
+                body = None
+                context.run(reply.fail, error)
+            ended = clock()
             if body is None or shape is None or ended - begun > limit:
+                self.now, raw = ended, None
                 request = Request(head, empty, begun, 0.0, environ, own_id)
                 self.leave_to_judge(connection, request, reply, body, context)
-                begun, renewal, noted = self.now, self.renewal, None
                 continue
 
-            kinds[shape.kind] += 1
-            seconds += ended - begun
-            size += len(body)
+            reply.client = None  # it is over
             connection.served = 1
-            if head.keep_alive:
-                start = shape.kept if shape.date is date else shape.whole()
-            else:
-                start = shape.whole(wsgi.CLOSE)
+            if shape is not said:
+                if said is not None:
+                    self.tally(said, count)
+                said, count = shape, 0
+                if head.keep_alive:
+                    start = shape.kept if shape.date is date else shape.whole()
+                else:
+                    start = shape.whole(wsgi.CLOSE)
+            count += 1
+            if not head.keep_alive:
                 connection.parting = True
             if not held and not self.unsent:
-                self.send_by = ended + TOGETHER
-            held.append((connection, head, start + body))
-            if not self.holding:
-                self.prove()
+                self.send_by = send_by = ended + TOGETHER
+            held.append((connection, head))
+            waiting.append(start + body)
+            if holding and ended < send_by:
+                begun = ended
+            else:
+                seconds += ended - resumed
+                self.now = ended
+                if not holding:
+                    self.prove()
+                    holding = self.holding
                 self.send_all()
-            elif ended > self.send_by:
-                self.send_all()
-            begun = ended
-        self.seconds += seconds
-        self.bytes += size
+                begun = resumed = clock()
+        if raw is not None:
+            self.now = begun
+        if said is not None:
+            self.tally(said, count)
+        self.seconds += seconds + begun - resumed
         self.in_call = False
+        self.clear_desk()
+
+    def tally(self, shape: wsgi.Shape, count: int) -> None:
+        """So many responses had that head."""
+        self.kinds[shape.kind] += count
+        self.bytes += count * (shape.length or 0)
+
+    def clear_desk(self) -> None:
+        """Nothing is in hand."""
+        DESK.request = None
         IN_HAND(None)
 
     def growing(self, head: http1.Head, connection: Connection) -> wsgi.Response:
         """What a reply grows into, during the call of the app; what it has may be sent at once."""
-        response = connection.response = self.response_to(head, connection, self.now)
+        response = connection.response = self.response_to(head, connection, self.since[0])
         return response
 
     def tell(self, reply: wsgi.Reply, environ: wsgi.Environ) -> bool:
@@ -175,17 +239,22 @@ class ShortWayWorker(TogetherWorker):
             try:
                 self.forwarded.apply(environ)
             except Exception as error:  # noqa: BLE001 (one request must not end the worker)
-                reply.grow().fail(error)
+                reply.fail(error)
                 return False
         return True
 
     def leave_to_serve(self, connection: Connection, data: bytes) -> None:
-        """What it has sent is something else."""
+        """What it has sent is something else, or more than there was room for."""
+        self.clear_desk()
         self.clear.pop(connection.fd, None)
         if data:
             connection.take(data)
         else:
             connection.ended = True
+        if len(data) == self.room:
+            self.room = LONGEST
+            with suppress(OSError):  # which is noticed by the next one to read
+                connection.receive()
         self.serve(connection)
         self.in_call = True
 
@@ -198,17 +267,14 @@ class ShortWayWorker(TogetherWorker):
         context: Context,
     ) -> None:
         """What the app has answered is something else, or it took its time."""
-        IN_HAND(None)
-        self.tmp.end(0)
         self.clear.pop(connection.fd, None)
-        if body is not None:
-            reply.growing = self.growing
-        ended, self.now = self.now, request.started
         response = reply.grow()
-        self.now = ended
+        self.tmp.end(0)
         if body is not None:
             response.take([body])
+        context.run(IN_HAND, request)
         response.belong(context)
+        self.clear_desk()
         connection.request = request
         self.judge(connection, request, self.now)
         if connection.phase is HEAD:
@@ -241,7 +307,7 @@ class ShortWayWorker(TogetherWorker):
         glance = select.poll()
         for connection in fresh:
             glance.register(connection.fd, READ)
-        self.answer(self.hear(iter(glance.poll(0))))
+        self.answer(self.hear(glance.poll(0), RECEIVE))
         for connection in fresh:
             if connection.bare and not connection.served:
                 self.watch(connection, READ)
@@ -249,7 +315,7 @@ class ShortWayWorker(TogetherWorker):
 
     def await_more(self, connection: Connection) -> None:
         super().await_more(connection)
-        if self.short and self.alive and connection.bare:
+        if self.short and self.alive and connection.bare and not connection.heavy:
             self.clear[connection.fd] = connection
 
     def forget(self, connection: Connection) -> None:

@@ -11,6 +11,7 @@ from prefork_sd.workers.loop import LoopWorker
 QUICK = 0.0005  # seconds that a call of a quick app takes at most
 PROVEN = 200  # quick calls in a row that make an app a quick one
 TOGETHER = 0.002  # seconds that a response may wait for the next ones
+GONE = -1  # bytes that a client has taken who has left
 
 
 class TogetherWorker(LoopWorker):
@@ -18,15 +19,18 @@ class TogetherWorker(LoopWorker):
 
     The first slow call ends that, for itself and until the app has proven quick again.
 
-    A response that is a few bytes and nothing else waits in `held`, any other one in `unsent`.
+    A response that is a few bytes and nothing else is `held`, and its bytes are `waiting`; while
+    they are being sent, `left` says how many of them have left. Any other one waits in `unsent`.
     """
 
     # each has its own when it serves; there is nothing in them before
-    held: list[tuple[Connection, http1.Head, bytes]] = []  # noqa: RUF012
+    held: list[tuple[Connection, http1.Head]] = []  # noqa: RUF012
+    waiting: list[bytes] = []  # noqa: RUF012
+    left: list[int] = []  # noqa: RUF012
     unsent: list[Connection] = []  # noqa: RUF012
 
     def prepare(self) -> None:
-        self.held, self.unsent = [], []
+        self.held, self.waiting, self.left, self.unsent = [], [], [], []
         self.sent: list[Connection] = []  # and these have left in this turn
         self.send_by = 0.0  # monotonic seconds
         self.quick = 0  # quick calls in a row
@@ -42,7 +46,9 @@ class TogetherWorker(LoopWorker):
 
     def point_out(self) -> None:
         """What was answered before the call that hangs, or the failure, is not lost with it."""
-        for connection, _, data in self.held:
+        for (connection, _), data in list(zip(self.held, self.waiting, strict=True))[
+            len(self.left) :
+        ]:
             with suppress(OSError):
                 os.write(connection.fd, data)
         for connection in self.unsent:
@@ -84,33 +90,47 @@ class TogetherWorker(LoopWorker):
         self.unsent.clear()
 
     def send_held(self) -> None:
-        """Send what is held; each is taken off first, so that none can leave twice."""
-        held = self.held
-        held.reverse()
-        deadline = self.now + self.keepalive
-        while held:
-            connection, head, data = held.pop()
+        """Send what is held, without a line of ours between two writes."""
+        held, waiting, left = self.held, self.waiting, self.left
+        fds = [connection.fd for connection, _ in held]
+        writing = map(os.write, fds, waiting)
+        while True:
             try:
-                sent = os.write(connection.fd, data)
+                left.extend(writing)  # goes on behind the one that has failed
+                break
             except BlockingIOError:
-                sent = 0
+                left.append(0)
             except OSError as error:
+                left.append(GONE)
                 self.log.debug("the client left: %s", error, extra=self.fields())
-                self.drop(connection)
-                continue
-            if sent < len(data):
-                self.send_rest(connection, head, memoryview(data)[sent:])
-            elif not head.keep_alive:
+        whole = left == list(map(len, waiting))
+        sent = held[:] if whole else self.all_sent()
+        held.clear()
+        waiting.clear()
+        left.clear()
+        deadline = self.now + self.keepalive
+        for connection, head in sent:
+            if not head.keep_alive:
                 self.drop(connection)
             elif connection.events == READ:
                 connection.idle = True
                 connection.deadline = deadline
-                if (
-                    connection.filed - 1 > deadline
-                ):  # it has waited for something that may take longer
+                if connection.filed > deadline + 1:  # it has waited for something else
                     self.timers.set(connection, deadline)
             else:
                 self.await_more(connection)
+
+    def all_sent(self) -> list[tuple[Connection, http1.Head]]:
+        """Deal with those who have not taken it all; return those who have."""
+        done = []
+        for (connection, head), data, left in zip(self.held, self.waiting, self.left, strict=True):
+            if left == len(data):
+                done.append((connection, head))
+            elif left == GONE:
+                self.drop(connection)
+            else:
+                self.send_rest(connection, head, memoryview(data)[left:])
+        return done
 
     def send_rest(self, connection: Connection, head: http1.Head, data: memoryview) -> None:
         """The client does not take it all at once."""

@@ -4,7 +4,7 @@ from prefork_sd.wsgi.environ import Environ, Template, base_environ, make_enviro
 from prefork_sd.wsgi.files import FileSlice, FileWrapper, Piece, unlinked
 from prefork_sd.wsgi.reply import Reply
 from prefork_sd.wsgi.response import Bounds, Client, ClientLeftError, Response, TaggedResponse
-from prefork_sd.wsgi.shapes import CLOSE, Clock, shape_of
+from prefork_sd.wsgi.shapes import CLOSE, Clock, Shape, shape_of
 
 __all__ = [
     "CLOSE",
@@ -18,6 +18,7 @@ __all__ = [
     "Piece",
     "Reply",
     "Response",
+    "Shape",
     "TaggedResponse",
     "Template",
     "base_environ",

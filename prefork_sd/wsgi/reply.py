@@ -5,19 +5,15 @@ from itertools import chain
 from typing import Any
 
 from prefork_sd import http1
-from prefork_sd.wsgi.environ import Environ
 from prefork_sd.wsgi.files import FileWrapper
-from prefork_sd.wsgi.response import Application, Client, ExcInfo, Response
+from prefork_sd.wsgi.response import Client, ExcInfo, Response
 from prefork_sd.wsgi.shapes import Headers, Shape, early_hints, shape_of
 
 Growing = Callable[[http1.Head, Any], Response]
 
 END: Any = object()  # of an iterable
-
-
-def over(head: http1.Head, client: Any) -> Response:
-    """What a reply grows into that is on its way."""
-    raise RuntimeError("the response is over")
+GROWN = shape_of("500 Internal Server Error", [])  # no reply has that one: its length is unknown
+usual = shape_of("200 OK", [])  # the head that was said last: most apps repeat theirs
 
 
 class Reply:
@@ -27,14 +23,19 @@ class Reply:
     `growing` makes that one. Of its request it has what a record tells (`id`, `method`, `path`).
     """
 
-    head: http1.Head
-    client: Client
-    id: str
     growing: Growing
+    head: http1.Head
+    client: Client | None  # None: it is over
+    id: str
+    shape: Shape | None  # None: nothing was said yet; GROWN: to somebody else
     # as long as nothing else is known; what every reply sets costs more than what few change
-    shape: Shape | None = None
     grown: Response | None = None
     body = b""  # what has been made, while it is not certain that it is all
+
+    @classmethod
+    def of(cls, growing: Growing) -> type["Reply"]:
+        """The class of those that grow that way."""
+        return type("Reply", (cls,), {"growing": staticmethod(growing)})
 
     @property
     def method(self) -> str:
@@ -49,49 +50,52 @@ class Reply:
     def start_response(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None
     ) -> Callable[[bytes], None]:
-        if exc_info is None and self.shape is None and self.grown is None:
-            shape = shape_of(status, headers)
-            if shape.plain:
-                self.shape = shape
-                return self.write
+        global usual
+        if self.shape is None and exc_info is None:
+            shape = usual
+            if shape.said != status or shape.headers != headers:
+                shape = shape_of(status, headers)
+                if not shape.plain:
+                    return self.grow().start_response(status, headers, exc_info)
+                usual = shape
+            self.shape = shape
+            return self
         return self.grow().start_response(status, headers, exc_info)
 
-    def write(self, data: bytes) -> None:
-        """The imperative way of PEP 3333."""
-        self.grow().write(data)
+    def __call__(self, said: bytes | Headers) -> None:
+        """Both what PEP 3333 calls `write`, and `wsgi.early_hints`, which is given a list.
+
+        Hardly any app calls either; to make two methods for each request would cost more.
+        """
+        if isinstance(said, list):
+            self.early_hints(said)
+        else:
+            self.grow().write(said)
 
     def early_hints(self, headers: Headers) -> None:
-        """wsgi.early_hints: a response of status 103 ahead of the real one (RFC 8297)."""
+        """A response of status 103 ahead of the real one (RFC 8297)."""
         if self.grown is not None:
             self.grown.early_hints(headers)
-        elif self.growing is not over:
+        elif self.client is not None:
             self.client.interim(early_hints(headers))
 
     # ---- what the worker calls
 
-    def whole(self, app: Application, environ: Environ, quick: bool) -> bytes | None:
-        """Call the app, in a context of its own: the body, of which `shape` is the head.
+    def settle(self, iterable: Iterable[bytes], quick: bool) -> bytes | None:
+        """Take what the app has returned, in its context: the body, of which `shape` is the head.
 
         None: it is not that simple, and `grown` has it. What the app does after its last block is
         waited for only where it is quick.
         """
-        try:
-            iterable = app(environ, self.start_response)
-        except BaseException as error:  # noqa: BLE001 (whatever an app raises is its 500)
-            self.grow().fail(error)
-            return None
         shape = self.shape
-        if shape is not None and self.grown is None:
-            if type(iterable) is not list:
-                if quick:
-                    return self._gathered(iterable, shape)
-            elif len(iterable) == 1:
-                data = iterable[0]
-                if type(data) is bytes and len(data) == shape.length:
-                    self.growing = over
-                    return data
+        if quick and type(iterable) is not list and shape is not None and shape is not GROWN:
+            return self._gathered(iterable, shape)
         self.grow().take(iterable)
         return None
+
+    def fail(self, error: BaseException) -> None:
+        """The app failed: a 500."""
+        self.grow().fail(error)
 
     def _gathered(self, iterable: Iterable[bytes], shape: Shape) -> bytes | None:
         """The body from what has to be iterated over, if the first piece is all of it."""
@@ -115,7 +119,6 @@ class Reply:
                     whole = True
                     if close is not None:
                         close()
-                    self.growing = over
                     return data
         except BaseException as error:  # noqa: BLE001
             self.body = b""
@@ -135,9 +138,12 @@ class Reply:
     def grow(self) -> Response:
         """The same answer, as one that can be anything."""
         if self.grown is None:
+            if self.client is None:
+                raise RuntimeError("the response is over")
             self.grown = self.growing(self.head, self.client)
             if self.shape is not None:
                 self.grown.say(self.shape)
+            self.shape = GROWN
             if self.body:
                 self.grown.add(self.body)
         return self.grown

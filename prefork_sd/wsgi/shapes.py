@@ -17,7 +17,7 @@ KEEP_ALIVE = b"Connection: keep-alive\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Shape:
     """A checked and encoded response head, but for the lines that we add."""
 
@@ -27,6 +27,8 @@ class Shape:
     ours: bytes  # Server, unless the app said its own
     dated: bool
     bodiless: bool
+    said: str  # by the app: the status line, and the headers
+    headers: Headers
     kind: int = field(init=False)  # 0 for 1xx to 4 for 5xx
     plain: bool = field(init=False)  # a body of just that length follows, and not a long one
     date: bytes = field(default=b"", init=False)
@@ -76,6 +78,8 @@ def shape_of(status: str, headers: Headers) -> Shape:
         ours=b"" if "server" in names else SERVER,
         dated="date" in names,
         bodiless=code in (204, 304),
+        said=status,
+        headers=list(headers),
     )
     if len(shape.lines) <= LONG:
         if len(_shapes) >= SHAPES:
