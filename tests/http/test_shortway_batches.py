@@ -1,0 +1,205 @@
+"""Requests that are read, answered and sent in a row: what befalls one is nothing to the others."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
+from errno import EAGAIN, ECONNRESET
+from typing import Any
+
+import pytest
+
+from prefork_sd.applog import served as in_hand
+from prefork_sd.workers import shortway
+from prefork_sd.workers.sync import SyncWorker
+from tests.http.apps import TEXT
+from tests.http.conftest import Serve
+from tests.http.serving import Client, Environ, StartResponse
+from tests.http.test_together import ask_at_once, echo, patient, prove, request
+
+__all__ = ["patient"]
+
+# bytes of a request around what is read at once of each
+SIZES = [edge + more for edge in (shortway.SMALL, shortway.LONGEST) for more in range(-2, 3)]
+
+
+CROWD = 8  # clients that ask at once
+
+
+def sized(size: int) -> bytes:
+    """A request that has so many bytes."""
+    return request("/", f"X: {'x' * (size - len(request('/', 'X: ')))}")
+
+
+class Failing(SyncWorker):
+    """Some calls of the system, counted from the one that a test has asked for, fail."""
+
+    call = "write"
+    failures: dict[int, int] = {}  # noqa: RUF012 (errno by the number of the call)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.calls = 0
+        real: Callable[..., Any] = getattr(os, self.call)
+
+        def fails(*args: Any) -> Any:
+            if self.armed and (self.call == "read" or args[1][:4] == b"HTTP"):
+                self.calls += 1
+                if number := self.failures.get(self.calls):
+                    raise OSError(number, os.strerror(number))
+            return real(*args)
+
+        setattr(os, self.call, fails)
+        if hasattr(shortway, self.call):
+            setattr(shortway, self.call, fails)
+        self.armed = False
+
+    def deal(self, events: list[tuple[int, int]]) -> None:
+        self.armed = len(events) == CROWD
+        super().deal(events)
+
+
+class FailingRead(Failing):
+    call = "read"
+    failures = {2: ECONNRESET, 3: EAGAIN, 4: ECONNRESET}  # noqa: RUF012
+
+
+class FailingWrite(Failing):
+    failures = {2: ECONNRESET, 3: EAGAIN, 4: ECONNRESET}  # noqa: RUF012
+
+
+def gets(client: Client, text: str) -> bool:
+    """Whether that is the answer; False: there is none, and the connection is over."""
+    try:
+        return client.reply().text == text
+    except (AssertionError, ConnectionResetError):
+        return False
+
+
+@pytest.mark.parametrize("worker", [FailingRead, FailingWrite])
+@pytest.mark.usefixtures("patient")
+def test_who_leaves_takes_nobody_else_away(serve_sync: Serve, worker: type[Failing]) -> None:
+    served = serve_sync(echo, worker=worker)
+    prove(served)
+    clients = [served.connect() for _ in range(CROWD)]
+    for client in clients:
+        client.get("/first")
+    ask_at_once(served, clients, [request(f"/{number}") for number in range(CROWD)])
+    answered = [gets(client, f"/{number}") for number, client in enumerate(clients)]
+    assert answered.count(False) == 2
+    assert served.get("/after").text == "/after"
+
+
+@pytest.mark.usefixtures("patient")
+def test_any_size_of_request(serve_sync: Serve) -> None:
+    served = serve_sync(echo)
+    prove(served)
+    clients = [served.connect() for _ in SIZES]
+    for _ in range(3):
+        ask_at_once(served, clients, [sized(size) for size in SIZES])
+        assert [client.reply().text for client in clients] == ["/"] * len(SIZES)
+        ask_at_once(served, clients, [request("/small")] * len(SIZES))
+        assert [client.reply().text for client in clients] == ["/small"] * len(SIZES)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_body_of_any_size(serve_sync: Serve) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        data = b"%d" % len(environ["wsgi.input"].read())
+        start_response("200 OK", [("Content-Length", str(len(data)))])
+        return [data]
+
+    served = serve_sync(app)
+    client = prove(served)
+    for size in (1, 100, shortway.SMALL, shortway.LONGEST, 65536, 200_000) * 2:
+        client.request("POST", body=bytes(size))
+        assert client.reply().text == str(size)
+        assert client.get("/").text == "0"
+
+
+# ---- whose request a line belongs to
+
+
+def named(environ: Environ) -> bytes:
+    request = in_hand()
+    return request.path.encode() if request is not None else b"nobody"
+
+
+def asked_by_a_thread(environ: Environ) -> bytes:
+    found: list[bytes] = []
+    run = copy_context().run if environ["PATH_INFO"] == "/copied" else lambda work: work()
+    thread = threading.Thread(target=run, args=[lambda: found.append(named(environ))])
+    thread.start()
+    thread.join()
+    return found.pop()
+
+
+def answering(by: Callable[[Environ], bytes]) -> Callable[..., Iterable[bytes]]:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        data = by(environ)
+        start_response("200 OK", [("Content-Length", str(len(data)))])
+        return [data]
+
+    return app
+
+
+@pytest.mark.parametrize("by", [named, asked_by_a_thread])
+@pytest.mark.parametrize("path", ["/plain", "/copied"])
+@pytest.mark.usefixtures("patient")
+def test_the_request_in_hand(serve_sync: Serve, by: Callable[[Environ], bytes], path: str) -> None:
+    served = serve_sync(answering(by))
+    client, other = prove(served), served.connect()
+    for _ in range(3):
+        assert client.get(path).text == path
+        assert other.get("/other").text == "/other"
+
+
+class Straggler:
+    """Works on after its request is over: says on demand which one it thinks it is."""
+
+    def __init__(self, copied: bool) -> None:
+        self.copied = copied
+        self.asked, self.told = threading.Event(), threading.Event()
+        self.found = b""
+
+    def __call__(self, environ: Environ) -> bytes:
+        path: str = environ["PATH_INFO"]
+        if path == "/leaves":
+            run = copy_context().run if self.copied else lambda work: work()
+            threading.Thread(target=run, args=[self.work]).start()
+            return b"left"
+        if path == "/asks":
+            self.asked.set()
+            self.told.wait(10)
+            return self.found
+        return named(environ)
+
+    def work(self) -> None:
+        self.asked.wait(10)
+        self.found = named({})
+        self.told.set()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.usefixtures("patient")
+def test_a_straggler_is_not_taken_for_another_request(serve_sync: Serve, copied: bool) -> None:
+    served = serve_sync(answering(Straggler(copied)))
+    client, other = prove(served), served.connect()
+    assert client.get("/leaves").text == "left"
+    assert other.get("/mine").text == "/mine"
+    assert other.get("/asks").text in ("nobody", "/leaves")
+    assert other.get("/mine").text == "/mine"
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_is_made_later_knows_its_request(serve_sync: Serve) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        yield b"now by %b, " % named(environ)
+        yield bytes(50_000_000)
+        yield b" then by %b" % named(environ)
+
+    served = serve_sync(app, response_buffer=1000)
+    client = served.connect()
+    client.get("/first")
+    assert client.get("/again").text.endswith(" then by /again")
