@@ -12,7 +12,8 @@ from prefork_sd import wsgi
 from prefork_sd.forwarded import Trust
 from prefork_sd.listeners import HTTPS, Listener
 from prefork_sd.workers.base import Worker
-from prefork_sd.workers.connection import CLOSED, SENDING, Connection, Terms, limits_of
+from prefork_sd.workers.connection import CLOSED, SENDING, Connection
+from prefork_sd.workers.terms import Terms, limits_of
 from prefork_sd.workers.timers import Timers
 
 ACCEPT_MOST, ACCEPT_FOR = 32, 0.002  # connections and seconds before the others have their turn

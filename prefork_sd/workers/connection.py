@@ -1,11 +1,8 @@
-"""One client: its socket, the request it is sending and the response on its way to it."""
+"""One client: the request it is sending, and what is made of the bytes that come."""
 
 import os
 import select
-import socket
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
@@ -13,17 +10,13 @@ from math import inf
 from typing import IO
 
 from prefork_sd import http1, proxyprotocol
-from prefork_sd.config import Config
 from prefork_sd.workers.bodies import Body
-from prefork_sd.wsgi import Environ, FileSlice, Piece, Response, Template
+from prefork_sd.workers.outlet import Outlet
+from prefork_sd.workers.terms import Terms
+from prefork_sd.wsgi import Environ
 
 # bytes taken by one read(2): a head and 64 KiB, and less than what malloc(3) maps anew each time
-PLAIN = 512  # requests that a worker remembers of a listener
 RECEIVE = 98304
-SLICE, SLICES = 1 << 20, 8  # bytes sent by one sendfile(2); how many before others' turn
-LINGER_NOT = struct.pack("ii", 1, 0)  # l_onoff, l_linger of socket(7)
-IOV_MAX = 1024  # of one writev(2)
-LONGEST_WAIT = 1e6  # seconds that poll(2) can wait, and some reserve
 UNWATCHED = -1  # `Connection.events` while epoll does not know it
 
 
@@ -66,52 +59,8 @@ class Request:
             self.body.close()
 
 
-class Terms:
-    """What holds for every client of one listener: its base environ, the limits, known heads.
-
-    `plain` are requests that came before, and of which the head is all.
-    """
-
-    __slots__ = ("_found", "base", "body_buffer", "heads", "limits", "plain", "send_timeout")
-
-    def __init__(
-        self, base: Environ, limits: http1.Limits, *, body_buffer: int, send_timeout: float
-    ) -> None:
-        self.base = base
-        self.limits = limits
-        self.heads = http1.Heads(limits)
-        self.body_buffer = body_buffer  # bytes of a body that stay in memory
-        self.send_timeout = send_timeout  # seconds for a client to take something
-        self.plain: dict[bytes, Template] = {}
-        self._found: tuple[bytes, http1.Head | None] = (b"", None)
-
-    def head(self, data: bytes) -> http1.Head | None:
-        """The head that `data` is: see Heads.take. What `template` has found came but once."""
-        before, head = self._found
-        return head if data is before else self.heads.take(data)
-
-    def template(self, data: bytes) -> Template | None:
-        """What `data` makes of an environ; None: it is not, or not only, a plain request."""
-        head = self.heads.take(data)
-        if head is None:
-            return None
-        modern = head.version == "HTTP/1.1"
-        if not modern or head.length or head.chunked or head.method == "HEAD":
-            self._found = data, head
-            return None
-        template = Template.of(self.base, head)
-        if head.kept is template:
-            if len(self.plain) >= PLAIN:
-                self.plain.clear()
-            self.plain[data] = template
-        return template
-
-
-class Connection:
-    """The protocol's state for one client. It knows its socket, but neither epoll nor the app.
-
-    The socket is a mere descriptor: an object for it would cost a third of a short connection.
-    """
+class Connection(Outlet):
+    """The protocol's state for one client. It knows its socket, but neither epoll nor the app."""
 
     __slots__ = (
         "_body",
@@ -121,9 +70,7 @@ class Connection:
         "base",
         "buffer",
         "deadline",
-        "ended",
         "events",
-        "fd",
         "filed",
         "head",
         "heavy",
@@ -133,16 +80,13 @@ class Connection:
         "plain",
         "remote",
         "request",
-        "response",
         "served",
-        "terms",
     )
 
     to_read = select.EPOLLIN  # what to wait for when nothing was there to `receive`
 
     def __init__(self, terms: Terms, fd: int, remote: tuple[str, str]) -> None:
-        self.terms = terms
-        self.fd = fd
+        super().__init__(terms, fd)
         self.remote = remote
         self.base = terms.base
         self.plain = terms.plain
@@ -151,13 +95,12 @@ class Connection:
         self.buffer: bytes | bytearray | memoryview = b""
         self.head: http1.Head | None = None
         self.request: Request | None = None
-        self.response: Response | None = None
         self.served = self.filed = 0
         self.announced: bool | None = None  # False: a PROXY header comes first; True: must not
         # heavy: its last request had a body, and the next one may have
-        # idle: between two requests; ended: the client will send nothing more
+        # idle: between two requests
         # parting: the response that it gets right now is the last one
-        self.heavy = self.idle = self.ended = self.parting = False
+        self.heavy = self.idle = self.parting = False
         self.events = UNWATCHED  # what epoll watches for us
         self.deadline = inf
         self._reader: http1.HeadReader | None = None  # of a head that comes in pieces
@@ -283,103 +226,6 @@ class Connection:
             self.remote = found
         return bool(self.buffer)
 
-    def send(self) -> bool:
-        """Send what is on its way; True if nothing of it is left. Raises OSError: client gone."""
-        response = self.response
-        if response is None:
-            return True
-        out = response.out
-        if len(out) == 1 and type(only := out[0]) is bytes:  # nearly always
-            try:
-                sent = os.write(self.fd, only)
-            except BlockingIOError:
-                return False
-            response.started = True
-            response.pending -= sent
-            if sent == len(only):
-                out.clear()
-                return True
-            out[0] = memoryview(only)[sent:]
-            return False
-        while out:
-            first = out[0]
-            if isinstance(first, FileSlice):
-                if not self._send_file(first):
-                    return False
-                del out[0]
-                continue
-            alone = len(out) == 1
-            try:
-                sent = os.write(self.fd, first) if alone else os.writev(self.fd, bytes_of(out))
-            except BlockingIOError:
-                return False
-            response.started = True
-            response.pending -= sent
-            if alone and sent == len(first):
-                out.clear()
-            elif not taken(out, sent):
-                return False
-        return True
-
-    def flush(self) -> bool:
-        """Send what can be sent without waiting; False: the client is gone."""
-        try:
-            self.send()
-        except OSError:
-            return False
-        return True
-
-    def interim(self, data: bytes) -> None:
-        """Send a small interim response now, or never."""
-        with suppress(OSError):
-            os.write(self.fd, data)
-
-    def wait(self) -> bool:
-        """Wait until everything is sent, each step for `send_timeout` at most; False: gone."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLOUT)
-        try:
-            while not self.send():
-                if not poll.poll(min(self.terms.send_timeout, LONGEST_WAIT) * 1000):
-                    return False
-        except OSError:
-            return False
-        return True
-
-    def _send_file(self, part: FileSlice) -> bool:
-        """Send from a file, a few slices at a time; True when it is all sent."""
-        for _ in range(SLICES):
-            if part.left == 0:
-                break
-            try:
-                sent = os.sendfile(self.fd, part.fd, part.offset, min(part.left, SLICE))
-            except BlockingIOError:
-                return False
-            if sent == 0:
-                raise ConnectionAbortedError("the file shrank while it was being sent")
-            part.offset += sent
-            part.left -= sent
-        return part.left == 0
-
-    def refuse(self, answer: bytes) -> None:
-        """Send a last, whole answer as far as the socket takes it, and say that no more follows."""
-        try:
-            if answer:
-                os.write(self.fd, answer)
-            with self._as_socket() as sock:
-                sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.ended = True
-
-    @contextmanager
-    def _as_socket(self) -> Iterator[socket.socket]:
-        """For what cannot be done with a mere descriptor."""
-        sock = socket.socket(fileno=self.fd)
-        try:
-            yield sock
-        finally:
-            sock.detach()
-
     def discard(self) -> bool:
         """While lingering: throw away what still comes; True when the client has finished."""
         try:
@@ -391,7 +237,7 @@ class Connection:
 
     def close(self) -> None:
         self.phase = CLOSED
-        os.close(self.fd)
+        super().close()
 
     def let_go(self) -> None:
         """In another process: have nothing of it open, without a word to a client who is not ours.
@@ -406,45 +252,3 @@ class Connection:
             self.request.close()
         if self.response is not None:
             self.response.let_go()
-
-    def abort(self) -> None:
-        """Close so that the client cannot take the response for a whole one: with a reset."""
-        with suppress(OSError), self._as_socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
-        self.close()
-
-
-def bytes_of(out: list[Piece]) -> list[bytes | memoryview]:
-    """The pieces before the first file, as many as one writev(2) takes."""
-    pieces: list[bytes | memoryview] = []
-    for piece in out[:IOV_MAX]:
-        if isinstance(piece, FileSlice):
-            break
-        pieces.append(piece)
-    return pieces
-
-
-def taken(out: list[Piece], sent: int) -> bool:
-    """Remove the first `sent` bytes; False: the kernel took less than it was given."""
-    for index, piece in enumerate(out):
-        if sent == 0 or isinstance(piece, FileSlice):
-            del out[:index]
-            return True
-        length = len(piece)
-        if sent < length:
-            out[: index + 1] = [memoryview(piece)[sent:]]
-            return False
-        sent -= length
-    out.clear()
-    return True
-
-
-def limits_of(cfg: Config) -> http1.Limits:
-    """The limits of the grammar, from the settings."""
-    return http1.Limits(
-        line=cfg.limit_request_line,
-        fields=cfg.limit_request_fields,
-        field=cfg.limit_request_field_size,
-        head=cfg.limit_request_head,
-        body=cfg.limit_request_body,
-    )

@@ -12,7 +12,9 @@ from contextlib import suppress
 from typing import Any
 
 from prefork_sd import http1
-from prefork_sd.workers.connection import RECEIVE, SLICE, Connection, Terms, taken
+from prefork_sd.workers.connection import RECEIVE, Connection
+from prefork_sd.workers.outlet import SLICE, taken
+from prefork_sd.workers.terms import Terms
 from prefork_sd.wsgi import Environ, FileSlice, Piece
 
 RECORD = 16384  # bytes that one record has at most: RFC 8446, 5.1

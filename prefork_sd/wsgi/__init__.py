@@ -2,8 +2,9 @@
 
 from prefork_sd.wsgi.environ import Environ, Template, base_environ, make_environ
 from prefork_sd.wsgi.files import FileSlice, FileWrapper, Piece, unlinked
+from prefork_sd.wsgi.framing import Bounds
 from prefork_sd.wsgi.reply import Reply
-from prefork_sd.wsgi.response import Bounds, Client, ClientLeftError, Response, TaggedResponse
+from prefork_sd.wsgi.response import Client, ClientLeftError, Response, TaggedResponse
 from prefork_sd.wsgi.shapes import CLOSE, Clock, Shape, shape_of
 
 __all__ = [

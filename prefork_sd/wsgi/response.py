@@ -4,41 +4,18 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
 from prefork_sd import http1
 from prefork_sd.wsgi.environ import Environ
-from prefork_sd.wsgi.files import FileSlice, FileWrapper, Piece, Spool
-from prefork_sd.wsgi.shapes import (
-    CHUNKED,
-    CLOSE,
-    JOINED,
-    KEEP_ALIVE,
-    Headers,
-    Shape,
-    early_hints,
-    shape_of,
-)
+from prefork_sd.wsgi.files import FileWrapper
+from prefork_sd.wsgi.framing import Bounds, Framing
+from prefork_sd.wsgi.shapes import Headers, Shape, early_hints, shape_of
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 Application = Callable[..., Iterable[bytes]]
-
-SMALL = 8192  # bytes that are joined rather than sent as pieces
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much of a response may wait for its client, and how long it may be made in one go.
-
-    Beyond `room` bytes what waits goes to a file of up to `disk` bytes. Only what is beyond that,
-    or takes more than `seconds`, is made later on, while others have the app.
-    """
-
-    room: int
-    disk: int
-    seconds: float = math.inf
 
 
 class ClientLeftError(ConnectionAbortedError):
@@ -58,12 +35,11 @@ class Client(Protocol):
         """Send a small interim response now, or never."""
 
 
-class Response:
+class Response(Framing):
     """One response in the making.
 
-    `begin` calls the app and `produce` takes what it yields, both in the app's slot; `out` is what
-    waits for the client. Neither raises what the app raised: it is kept in `failure`, and the
-    connection must be closed when `broken` is set.
+    `begin` calls the app and `produce` takes what it yields, both in the app's slot. Neither raises
+    what the app raised: it is kept in `failure`.
 
     A response is made in one go where that can be, however slow its client is: what an app has of a
     thread (a connection to a database, a transaction) is not for two requests in turns. What is
@@ -71,32 +47,7 @@ class Response:
     (contextvars), or an app that keeps its request there would take one for another.
     """
 
-    __slots__ = (
-        "_bounds",
-        "_chunked",
-        "_client",
-        "_close",
-        "_context",
-        "_fresh",
-        "_holding",
-        "_iterator",
-        "_left",
-        "_mute",
-        "_patience",
-        "_shape",
-        "_spool",
-        "_stuck",
-        "broken",
-        "done",
-        "failure",
-        "head",
-        "keep_alive",
-        "out",
-        "pending",
-        "sent",
-        "started",
-        "status",
-    )
+    __slots__ = ("_client", "_close", "_context", "_holding", "_iterator")
 
     def __init__(
         self,
@@ -107,25 +58,9 @@ class Response:
         patience: float = math.inf,
         holding: bool = False,
     ) -> None:
-        self.head = head
+        super().__init__(head, keep_alive, bounds, patience)
         self._holding = holding  # what is complete may wait a moment for others
-        self._patience = patience  # when (monotonic) an app is too slow to keep a client with it
         self._client = client
-        self._bounds = bounds
-        self.keep_alive = keep_alive
-        self.out: list[Piece] = []
-        self._fresh = True  # no head is queued yet
-        # pending: bytes in `out`, but for files; sent: bytes of the body produced so far
-        self.pending = self.sent = 0
-        # started: whether any byte has left for the client, which the connection says
-        self.done = self.broken = self.started = False
-        # chunked: in chunks; mute: the head is all there is to send; stuck: the disk is full
-        self._chunked = self._mute = self._stuck = False
-        self._spool: Spool | None = None
-        self.failure: BaseException | None = None
-        self.status = 500  # until the app says another one
-        self._shape: Shape | None = None
-        self._left: int | None = None
         self._iterator: Iterator[bytes] | None = None
         self._close: Callable[[], None] | None = None
         self._context: Context | None = None
@@ -139,7 +74,7 @@ class Response:
             try:
                 if self.started:
                     raise exc_info[1].with_traceback(exc_info[2])
-                self._forget()
+                self.forget()
             finally:
                 exc_info = None  # no cycle through the traceback: PEP 3333
         elif self._shape is not None:
@@ -152,8 +87,8 @@ class Response:
 
     def write(self, data: bytes) -> None:
         """The imperative way of PEP 3333: waits while too many bytes are on their way."""
-        self._take(data)
-        full = self.pending >= self._bounds.room and not self._has_disk()
+        self.add(data)
+        full = not self.has_room()
         if not self._client.flush() or (full and not self._client.wait()):
             raise ClientLeftError("the client has left")
 
@@ -181,20 +116,17 @@ class Response:
         """Take what the app has returned, while there is room; in the context of `begin`."""
         try:
             if type(iterable) is list or type(iterable) is tuple:
-                self._whole(iterable)
+                self.whole(iterable[0] if len(iterable) == 1 else b"".join(iterable))
+                self._finish()
                 return
             self._close = getattr(iterable, "close", None)
-            if isinstance(iterable, FileWrapper) and self._file(iterable):
+            if isinstance(iterable, FileWrapper) and self._by_file(iterable):
                 return
             iterator = iter(iterable)
         except BaseException as error:  # noqa: BLE001
             self.fail(error)
             return
         self.go_on(iterator)
-
-    def add(self, data: bytes) -> None:
-        """A block that somebody else has taken from the app."""
-        self._take(data)
 
     def owe(self, close: Callable[[], None] | None) -> None:
         """Call that at the end: PEP 3333."""
@@ -227,13 +159,13 @@ class Response:
         until = time.monotonic() + self._bounds.seconds
         self._stuck = False
         try:
-            while self.pending < self._bounds.room or self._has_disk():
+            while self.has_room():
                 try:
                     data = next(iterator)
                 except StopIteration:
                     self._end()
                     return
-                self._take(data)
+                self.add(data)
                 if self._mute:
                     self._end()
                     return
@@ -248,13 +180,6 @@ class Response:
         except BaseException as error:  # noqa: BLE001
             self.fail(error)
 
-    def rest(self, data: memoryview) -> None:
-        """What is left to be sent of a whole response that somebody else has made."""
-        self.out.append(data)
-        self.pending = len(data)
-        self._fresh = False
-        self.started = self.done = True
-
     def fail(self, error: BaseException) -> None:
         """The app failed: a 500 if nothing has left yet, a broken connection otherwise."""
         if isinstance(error, ClientLeftError):
@@ -265,18 +190,8 @@ class Response:
         if self.started:
             self.broken = True
         else:
-            self._forget()
-            self.say(shape_of("500 Internal Server Error", [("Content-Type", "text/plain")]))
-            body = b"Internal Server Error\n"
-            self._send_head(len(body))
-            self._body(body)
+            self.sorry()
         self._finish()
-
-    def _forget(self) -> None:
-        """Take back what has been produced, as nothing of it has left yet."""
-        self.out.clear()
-        self.pending = self.sent = 0
-        self._left, self._chunked, self._fresh = None, False, True
 
     def finish(self) -> None:
         """Close the iterable: exactly once, whatever happened (PEP 3333)."""
@@ -288,17 +203,17 @@ class Response:
         if self._spool is not None:
             self._spool.close()
 
-    def abandon(self) -> None:
-        """Nobody will read the rest: all that is left to be made is its end, by `produce`."""
-        self.broken = True
-        self.out.clear()
-        self.pending = 0
+    def _by_file(self, wrapper: FileWrapper) -> bool:
+        """Send a regular file by the kernel, if it can be; False: iterate over it."""
+        regular = wrapper.regular()
+        if regular is None or not self.file(*regular):
+            return False
+        self._iterator = iter(())  # to be closed when it is sent
+        return True
 
-    def let_go(self) -> None:
-        """In another process than the one that makes it: keep nothing of what is to be sent."""
-        self.out.clear()
-        if self._spool is not None:
-            self._spool.close()
+    def _end(self) -> None:
+        self.complete()
+        self._finish()
 
     def _finish(self) -> None:
         self.done = True
@@ -309,164 +224,6 @@ class Response:
                 close()
             except BaseException as error:  # noqa: BLE001
                 self.failure = self.failure or error
-
-    # ---- framing
-
-    def say(self, shape: Shape) -> None:
-        """That is the response's head."""
-        self._shape = shape
-        self.status = shape.status
-
-    def _whole(self, parts: list[bytes] | tuple[bytes, ...]) -> None:
-        """A list or tuple is all there: its length is known."""
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        if type(data) is not bytes:
-            raise TypeError(f"the app yielded {type(data).__name__}, not bytes")
-        shape, head, size = self._shape, self.head, len(data)
-        if (
-            shape is not None
-            and shape.length == size
-            and self._fresh
-            and not shape.bodiless
-            and head.version == "HTTP/1.1"
-            and head.method != "HEAD"
-        ):
-            self._send_whole(shape, data)
-            return
-        if self._fresh:
-            self._send_head(size)
-        if data:
-            self._body(data)
-        self._end()
-
-    def _send_whole(self, shape: Shape, data: bytes) -> None:
-        """The short way that most responses go: as long as the app has said it, and all there."""
-        self._fresh = False
-        if self._patience < math.inf and time.monotonic() > self._patience:
-            self.keep_alive = False
-        start = shape.whole(b"" if self.keep_alive else CLOSE)
-        size = len(data)
-        if size <= JOINED:
-            self.out.append(start + data)
-        else:
-            self.out += (start, data)
-        self.pending = len(start) + size
-        self.sent = size
-        self.done = True
-
-    def _file(self, wrapper: FileWrapper) -> bool:
-        """Send a regular file by the kernel, if it can be; False: iterate over it."""
-        regular = wrapper.regular()
-        if regular is None or not self._fresh:
-            return False
-        fd, offset, size = regular
-        if self._shape is None:
-            raise AssertionError("the app returned without calling start_response()")
-        if self._shape.length is not None and self._shape.length > size:
-            return False
-        self._send_head(size)
-        count = size if self._left is None else self._left
-        if not self._mute:
-            self.out.append(FileSlice(fd, offset, count))
-            self.sent += count
-            self._left = 0
-        self._iterator = iter(())
-        self.done = True  # but closed only when it is sent
-        return True
-
-    def _take(self, data: bytes) -> None:
-        if type(data) is not bytes:
-            if not isinstance(data, bytes):
-                raise TypeError(f"the app yielded {type(data).__name__}, not bytes")
-            data = bytes(data)
-        if not data:
-            return
-        if self._fresh:
-            self._send_head(None)
-        self._body(data)
-
-    def _send_head(self, length: int | None) -> None:
-        """Decide the framing (RFC 9112, 6) and queue the head. `length`: known in advance."""
-        shape = self._shape
-        if shape is None:
-            raise AssertionError("the app returned data before calling start_response()")
-        self._fresh = False
-        head, framing = self.head, b""
-        modern = head.version == "HTTP/1.1"
-        self._mute = shape.bodiless or head.method == "HEAD"
-        if shape.bodiless:
-            self._left = 0
-        elif shape.length is not None:
-            self._left = shape.length
-        elif length is not None and (length or head.method != "HEAD"):
-            self._left = length
-            framing = b"Content-Length: %d\r\n" % length
-        elif modern:
-            self._chunked = not self._mute
-            framing = CHUNKED
-        else:
-            self.keep_alive = False
-        if time.monotonic() > self._patience:
-            self.keep_alive = False
-        connection = CLOSE if not self.keep_alive else b"" if modern else KEEP_ALIVE
-        self._put(shape.whole(connection, framing))
-
-    def _body(self, data: bytes) -> None:
-        if self._mute:
-            return
-        if self._chunked:
-            self.sent += len(data)
-            self._put(http1.chunk(data))
-            return
-        if self._left is not None:
-            if len(data) > self._left:
-                self.failure = self.failure or ValueError(
-                    "the app sent more bytes than its Content-Length says"
-                )
-                data = data[: self._left]
-            self._left -= len(data)
-        if data:
-            self.sent += len(data)
-            self._put(data)
-
-    def _put(self, data: bytes) -> None:
-        out = self.out
-        if self.pending >= self._bounds.room and self._kept(data):
-            return
-        self.pending += len(data)
-        if out and len(data) < SMALL and type(last := out[-1]) is bytes and len(last) < SMALL:
-            out[-1] = last + data  # one piece is cheaper to send than two
-        else:
-            out.append(data)
-
-    def _kept(self, data: bytes) -> bool:
-        """Put it aside for a slow client; False: it stays in memory."""
-        if not self._has_disk():
-            return False
-        try:
-            self._spool = self._spool or Spool()
-            self._spool.add(data, self.out)
-        except OSError:  # a full disk is no reason to fail: the app waits for the client
-            self._stuck = True
-            return False
-        return True
-
-    def _has_disk(self) -> bool:
-        used = self._spool.size if self._spool else 0
-        return used < self._bounds.disk and not self._stuck
-
-    def _end(self) -> None:
-        """Nothing more comes: complete the framing."""
-        if self._fresh:
-            self._send_head(0)
-        if self._chunked:
-            self._put(http1.LAST_CHUNK)
-        elif self._left and not self._mute:
-            self.broken = True
-            self.failure = self.failure or ValueError(
-                f"the app sent {self._left} bytes fewer than its Content-Length says"
-            )
-        self._finish()
 
 
 class TaggedResponse(Response):

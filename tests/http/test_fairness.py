@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from prefork_sd.workers import loop
+from prefork_sd.workers import calls
 from tests.http.apps import TEXT, Closing, at, hello
 from tests.http.conftest import Serve
 from tests.http.serving import PATIENCE, App, Environ, Gate, StartResponse, Wire
@@ -103,7 +103,7 @@ def test_streams_without_an_end_leave_a_turn_to_new_clients(
     serve_threads: Serve, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread goes on with what it has begun, but not only with that."""
-    monkeypatch.setattr(loop, "ROUND", 0.05)
+    monkeypatch.setattr(calls, "ROUND", 0.05)
     served = serve_threads(endless(wire), threads=2)
     streams = [served.connect() for _ in range(5)]
     with ExitStack() as reading:

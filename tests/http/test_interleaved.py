@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from flask import Flask, Response, request, stream_with_context
 
-from prefork_sd.workers import loop
+from prefork_sd.workers import calls
 from tests.http.apps import TEXT, hello, hourglass
 from tests.http.conftest import Serve
 from tests.http.serving import App, Client, Environ, Gate, StartResponse, Wire
@@ -25,7 +25,7 @@ from tests.http.serving import App, Client, Environ, Gate, StartResponse, Wire
 @pytest.fixture
 def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits in a file, so that responses are made in turns."""
-    monkeypatch.setattr(loop, "DISK", 0)
+    monkeypatch.setattr(calls, "DISK", 0)
 
 
 interleaved = pytest.mark.usefixtures("no_disk")

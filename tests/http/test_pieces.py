@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from prefork_sd.http1 import BadRequest, Limits
-from prefork_sd.workers.connection import BODY, HEAD, Connection, Terms
+from prefork_sd.workers.connection import BODY, HEAD, Connection
+from prefork_sd.workers.terms import Terms
 from tests.http.exchange import Exchange, exchange
 from tests.http.test_grammar import ACCEPTED
 from tests.http.test_smuggling import ANSWERED, REFUSED

@@ -12,8 +12,8 @@ import pytest
 from prefork_sd import http1
 from prefork_sd.hooks import Hooks
 from prefork_sd.workers import together
-from prefork_sd.workers.connection import Terms
 from prefork_sd.workers.sync import SyncWorker
+from prefork_sd.workers.terms import Terms
 from tests.http.apps import TEXT, hourglass
 from tests.http.conftest import Serve
 from tests.http.serving import Environ, Served, StartResponse

@@ -10,7 +10,7 @@ import pytest
 from prefork_sd import http1, tls
 from prefork_sd.building import build
 from prefork_sd.workers import tlsconnection
-from prefork_sd.workers.connection import Terms
+from prefork_sd.workers.terms import Terms
 from prefork_sd.workers.tlsconnection import TlsConnection
 from tests.certificates import Pair
 from tests.http.secure import BLOCK, CLOSE, KEEP, Raw, hello, in_blocks, secured, served_by

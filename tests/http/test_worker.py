@@ -15,7 +15,7 @@ from typing import ClassVar
 import pytest
 
 from prefork_sd.hooks import Hooks
-from prefork_sd.workers import loop
+from prefork_sd.workers import calls
 from prefork_sd.workers.connection import Connection
 from prefork_sd.workers.sync import SyncWorker
 from tests.http.apps import MIB, TEXT, at, big, hello, hourglass
@@ -116,7 +116,7 @@ def test_a_fast_client_does_not_notice_slow_ones(serve: Serve) -> None:
 def test_a_stream_without_an_end_leaves_a_turn_to_others(
     serve_sync: Serve, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "ROUND", 0.05)
+    monkeypatch.setattr(calls, "ROUND", 0.05)
 
     def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", TEXT)
