@@ -130,7 +130,8 @@ class Served:
         self.kind = kind
         self.hooks = hooks or Hooks()
         self.listener = listeners.bind(bind, 2048)
-        self.slot = Scoreboard().take()
+        self._board = Scoreboard()
+        self.slot = self._board.take()
         self.slot.reserve(1)
         self.words = LastWords()
         self.log = Wire()
@@ -233,6 +234,7 @@ class Served:
         for client in self._clients:
             client.close()
         self.listener.close()
+        self._board.close()
         self.words.close()
         self.log.close()
         for fd in (self._woken, self._wake, self._pidfd):

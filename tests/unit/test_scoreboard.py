@@ -2,6 +2,8 @@
 
 import faulthandler
 import os
+from collections.abc import Iterator
+from contextlib import closing
 from math import inf
 
 import pytest
@@ -21,11 +23,22 @@ from prefork_sd.scoreboard import (
     LastWords,
     Scoreboard,
     Served,
+    Slot,
 )
 
 
-def test_a_child_writes_what_its_parent_reads() -> None:
-    slot = Scoreboard().take()
+@pytest.fixture
+def board() -> Iterator[Scoreboard]:
+    with closing(Scoreboard()) as board:
+        yield board
+
+
+@pytest.fixture
+def slot(board: Scoreboard) -> Slot:
+    return board.take()
+
+
+def test_a_child_writes_what_its_parent_reads(slot: Slot) -> None:
 
     def live() -> int:
         slot.introduce(os.getpid(), 7)
@@ -47,8 +60,7 @@ def test_a_child_writes_what_its_parent_reads() -> None:
     assert not slot.occupied(1)
 
 
-def test_a_new_slot_is_empty_though_it_was_used_before() -> None:
-    board = Scoreboard()
+def test_a_new_slot_is_empty_though_it_was_used_before(board: Scoreboard) -> None:
     slot = board.take()
     slot.reserve(9)
     slot.introduce(1, 2)
@@ -69,8 +81,7 @@ def test_a_new_slot_is_empty_though_it_was_used_before() -> None:
     assert again.in_hand() == []
 
 
-def test_slots_do_not_touch_each_other() -> None:
-    board = Scoreboard()
+def test_slots_do_not_touch_each_other(board: Scoreboard) -> None:
     first, second = board.take(), board.take()
     first.begin(LANES - 1, b"x" * 1000, 1.0)
     first.observe(599, 1e300, 2**63)
@@ -81,8 +92,7 @@ def test_slots_do_not_touch_each_other() -> None:
     assert not second.hung
 
 
-def test_there_are_only_so_many_slots() -> None:
-    board = Scoreboard()
+def test_there_are_only_so_many_slots(board: Scoreboard) -> None:
     slots = [board.take() for _ in range(SLOTS)]
     with pytest.raises(OverflowError, match=str(SLOTS)):
         board.take()
@@ -90,8 +100,7 @@ def test_there_are_only_so_many_slots() -> None:
     assert board.take()
 
 
-def test_flags_add_up() -> None:
-    slot = Scoreboard().take()
+def test_flags_add_up(slot: Slot) -> None:
     slot.raise_flag(BOOTED)
     slot.raise_flag(TIRED)
     assert slot.booted
@@ -102,36 +111,33 @@ def test_flags_add_up() -> None:
 
 @given(st.floats(min_value=0, max_value=2**28 - 1))
 def test_a_promise_is_never_read_as_an_earlier_one(deadline: float) -> None:
-    slot = Scoreboard().take()
+    with closing(Scoreboard()) as board:
+        slot = board.take()
     slot.promise(deadline)
     assert deadline <= slot.deadline <= deadline + 1 / TICK
 
 
-def test_no_promise_is_never_late() -> None:
-    slot = Scoreboard().take()
+def test_no_promise_is_never_late(slot: Slot) -> None:
     slot.promise(1.0)
     slot.promise(inf)
     assert slot.deadline == inf
 
 
-def test_a_long_request_line_is_cut() -> None:
-    slot = Scoreboard().take()
+def test_a_long_request_line_is_cut(slot: Slot) -> None:
     slot.begin(0, b"GET /" + b"x" * 1000 + b" HTTP/1.1\r\n", 1.0)
     [request] = slot.in_hand()
     assert len(request.line) == LINE
     assert request.path.startswith("/xxx")
 
 
-def test_a_shorter_line_has_nothing_of_the_longer_one_before() -> None:
-    slot = Scoreboard().take()
+def test_a_shorter_line_has_nothing_of_the_longer_one_before(slot: Slot) -> None:
     slot.begin(0, b"GET /long-and-secret HTTP/1.1\r\n", 1.0)
     slot.end(0)
     slot.begin(0, b"GET / HTTP/1.1\r\n", 2.0)
     assert [request.line for request in slot.in_hand()] == ["GET / HTTP/1.1"]
 
 
-def test_requests_in_hand_come_oldest_first_and_without_their_query() -> None:
-    slot = Scoreboard().take()
+def test_requests_in_hand_come_oldest_first_and_without_their_query(slot: Slot) -> None:
     slot.begin(0, b"POST /second?token=secret HTTP/1.1\r\n", 20.0)
     slot.begin(5, b"GET /first HTTP/1.1\r\n", 10.0)
     assert [(one.method, one.path) for one in slot.in_hand()] == [
@@ -140,29 +146,26 @@ def test_requests_in_hand_come_oldest_first_and_without_their_query() -> None:
     ]
 
 
-def test_a_torn_line_is_no_error() -> None:
-    slot = Scoreboard().take()
+def test_a_torn_line_is_no_error(slot: Slot) -> None:
     slot.begin(0, b"\xff\xfe", 1.0)
     [request] = slot.in_hand()
     assert (request.method, request.path) == ("\xff\xfe", "")
 
 
-def test_another_process_takes_the_board_over_by_its_descriptor() -> None:
-    board = Scoreboard()
+def test_another_process_takes_the_board_over_by_its_descriptor(board: Scoreboard) -> None:
     slot = board.take()
     slot.introduce(42, 3)
-    heir = Scoreboard(os.dup(board.fd))
-    assert heir.claim(slot.index).pid == 42
-    assert heir.take().index != slot.index
+    with closing(Scoreboard(os.dup(board.fd))) as heir:
+        assert heir.claim(slot.index).pid == 42
+        assert heir.take().index != slot.index
 
 
 def test_a_board_of_another_size_is_not_taken_over() -> None:
-    with pytest.raises(ValueError, match="version"):
-        Scoreboard(LastWords().fd)
+    with closing(LastWords()) as words, pytest.raises(ValueError, match="version"):
+        Scoreboard(words.fd)
 
 
-def test_what_the_gone_have_served_still_counts() -> None:
-    board = Scoreboard()
+def test_what_the_gone_have_served_still_counts(board: Scoreboard) -> None:
     for _ in range(2):
         slot = board.take()
         slot.reserve(1)
@@ -179,21 +182,19 @@ def test_what_the_gone_have_served_still_counts() -> None:
     assert Served() + gone == gone
 
 
-def test_after_a_crash_all_are_gone_and_counted() -> None:
-    board = Scoreboard()
+def test_after_a_crash_all_are_gone_and_counted(board: Scoreboard) -> None:
     for age in (1, 2):
         slot = board.take()
         slot.reserve(age)
         slot.observe(200, 0.1, 0)
         slot.publish()
-    heir = Scoreboard(os.dup(board.fd))
-    heir.bury_all()
-    assert heir.gone.requests == 2
-    assert heir.take().age == 0
+    with closing(Scoreboard(os.dup(board.fd))) as heir:
+        heir.bury_all()
+        assert heir.gone.requests == 2
+        assert heir.take().age == 0
 
 
-def test_events_are_counted_by_number() -> None:
-    board = Scoreboard()
+def test_events_are_counted_by_number(board: Scoreboard) -> None:
     board.tick(3)
     board.tick(3)
     assert [board.ticks(number) for number in (2, 3, 4)] == [0, 2, 0]
