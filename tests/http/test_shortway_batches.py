@@ -1,6 +1,7 @@
 """Requests that are read, answered and sent in a row: what befalls one is nothing to the others."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefork_sd.applog import served as in_hand
-from prefork_sd.workers import shortway
+from prefork_sd.workers import hearing
 from prefork_sd.workers.sync import SyncWorker
 from tests.http.apps import TEXT
 from tests.http.conftest import Serve
@@ -20,7 +21,7 @@ from tests.http.test_together import ask_at_once, echo, patient, prove, request
 __all__ = ["patient"]
 
 # bytes of a request around what is read at once of each
-SIZES = [edge + more for edge in (shortway.SMALL, shortway.LONGEST) for more in range(-2, 3)]
+SIZES = [edge + more for edge in (hearing.SMALL, hearing.LONGEST) for more in range(-2, 3)]
 
 
 CROWD = 8  # clients that ask at once
@@ -50,8 +51,8 @@ class Failing(SyncWorker):
             return real(*args)
 
         setattr(os, self.call, fails)
-        if hasattr(shortway, self.call):
-            setattr(shortway, self.call, fails)
+        if hasattr(hearing, self.call):
+            setattr(hearing, self.call, fails)
         self.armed = False
 
     def deal(self, events: list[tuple[int, int]]) -> None:
@@ -111,10 +112,20 @@ def test_a_body_of_any_size(serve_sync: Serve) -> None:
 
     served = serve_sync(app)
     client = prove(served)
-    for size in (1, 100, shortway.SMALL, shortway.LONGEST, 65536, 200_000) * 2:
+    for size in (1, 100, hearing.SMALL, hearing.LONGEST, 65536, 200_000) * 2:
         client.request("POST", body=bytes(size))
         assert client.reply().text == str(size)
         assert client.get("/").text == "0"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_app_is_not_called_while_an_error_is_handled(serve: Serve, quick: bool) -> None:
+    """It would see ours as its own, in `sys.exc_info` and as the context of what it raises."""
+    served = serve(answering(lambda _: str(sys.exc_info()[0]).encode()))
+    client = prove(served) if quick else served.connect()
+    other = served.connect()
+    assert [one.get("/").text for one in (client, other, client, other)] == ["None"] * 4
+    assert served.get("/").text == "None"
 
 
 # ---- whose request a line belongs to
