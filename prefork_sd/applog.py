@@ -32,10 +32,10 @@ REQUEST: ContextVar[Served | None] = ContextVar("prefork_sd_request", default=No
 
 
 class Desk:
-    """Where a worker puts the request that it has in hand, while there is no other thread.
+    """Where a worker puts the request that it has in hand, while nobody may be at another one.
 
-    To set a variable of the context costs several times as much, and says more only where somebody
-    is there who may still be at another request.
+    To set a variable of the context costs several times as much, and says more only where there are
+    threads, tasks or greenlets (or a copy of a context that an app runs in a later request).
     """
 
     request: Served | None = None

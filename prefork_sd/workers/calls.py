@@ -105,7 +105,10 @@ class CallingWorker(ClientsWorker):
         self.tmp.end(lane)
 
     def advance(self, connection: Connection) -> None:
-        """Send what is there; then have more produced, wait for the client, or finish."""
+        """Send what is there; then have more produced, wait for the client, or finish.
+
+        Where the connection is in HEAD afterwards, `serve` or `await_more` is to follow.
+        """
         response = connection.response
         assert response is not None
         try:

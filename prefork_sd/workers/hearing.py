@@ -21,6 +21,7 @@ LONGEST = http1.Heads.longest
 MANY = 64  # requests that are read before they are answered
 # bytes read of each at once: what Python allocates quickest, as long as it is enough for all
 SMALL = 512 - bytes.__basicsize__
+ROOMS = SMALL, LONGEST  # who has sent that many bytes may have sent more
 FD = itemgetter(0)
 
 Heard = Iterator[tuple[Connection, bytes, str]]  # with the id of each request
@@ -86,7 +87,7 @@ class HearingWorker(TogetherWorker):
                     self.watch(connection, READ)
             except OSError:
                 self.drop(heard.pop(len(data)))
-        if room == LONGEST and len(max(data, key=len, default=b"")) < SMALL:
+        if room == LONGEST and 0 < max(map(len, data), default=0) < SMALL:
             self.room = SMALL
         return zip(heard, data, self.ids, strict=False)
 
@@ -106,7 +107,7 @@ class HearingWorker(TogetherWorker):
             connection.take(data)
         else:
             connection.ended = True
-        if len(data) == self.room:
+        if len(data) in ROOMS:
             self.room = LONGEST
             with suppress(OSError):  # which is noticed by the next one to read
                 connection.receive()

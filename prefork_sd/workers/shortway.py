@@ -3,6 +3,7 @@
 Whatever else it turns out to be goes on the way for everything, which `LoopWorker` is.
 """
 
+import sys
 import time
 from _thread import _count as other_threads
 from contextvars import Context, copy_context
@@ -11,11 +12,12 @@ from io import BytesIO
 from prefork_sd import http1, wsgi
 from prefork_sd.applog import DESK, REQUEST
 from prefork_sd.workers.connection import HEAD, Connection, Request
-from prefork_sd.workers.hearing import LONGEST, Heard, HearingWorker
+from prefork_sd.workers.hearing import LONGEST, ROOMS, Heard, HearingWorker
 from prefork_sd.workers.together import TOGETHER
 
 clock = time.monotonic  # looked up once
 NONE = (0,) * 5
+SHARING = frozenset({"asyncio", "greenlet"})  # where one thread works on several requests in turns
 IN_HAND = REQUEST.set
 
 
@@ -34,13 +36,19 @@ class ShortWayWorker(HearingWorker):
         self.bytes = 0
 
     def answer(self, heard: Heard) -> None:
-        """Answer what may go the short way. All that is hot is written out here."""
+        """Answer what may go the short way. All that is hot is written out here.
+
+        The short way's time is a sum of stretches: `resumed` is where this one began, `begun` where
+        it has come to.
+        """
         held, waiting, app, Reply = self.held, self.waiting, self.wsgi, self.reply  # noqa: N806
         limit, since, desk = self.unnoticed, self.since, DESK
-        raw: bytes | None = None  # the request before, if nothing else has been done since
+        raw: bytes | None = None  # the request before; None: other code ran, all may have changed
         plain: dict[bytes, wsgi.Template] = {}
         said: wsgi.Shape | None = None
         count = 0  # of responses with the same head
+        noted = False  # whether the context says which request is in hand, and not the desk
+        alone = sys.modules.keys().isdisjoint(SHARING)
         begun = resumed = seconds = 0.0
         self.in_call = True  # also while nothing but that is done
         self.now = clock()
@@ -55,8 +63,10 @@ class ShortWayWorker(HearingWorker):
                     date = wsgi.Clock.date()
                 plain = connection.plain
                 template = plain.get(data) if len(data) <= LONGEST else None
-                if template is None and (template := connection.terms.template(data)) is None:
-                    self.now, raw = begun, None
+                if template is None:
+                    template = connection.terms.template(data)
+                if template is None or (not template.head.keep_alive and len(data) in ROOMS):
+                    self.now, raw, noted = begun, None, False
                     self.leave_to_serve(connection, data)
                     continue
                 raw, head, known, told = data, template.head, template.environ, template.told
@@ -78,11 +88,14 @@ class ShortWayWorker(HearingWorker):
             environ["wsgi.input"] = empty = BytesIO()
             environ["wsgi.early_hints"] = reply
             environ["PREFORK_SD_REQUEST_ID"] = own_id
-            if other_threads():
-                desk.request = None
-                IN_HAND(reply)
-            else:
+            if alone and not other_threads():
                 desk.request = reply
+                if noted:  # the last other thread has gone since
+                    IN_HAND(None)
+                    noted = False
+            else:
+                desk.request, noted = None, True
+                IN_HAND(reply)
             context = copy_context()
             body = None
             try:
@@ -102,7 +115,7 @@ class ShortWayWorker(HearingWorker):
                 context.run(reply.fail, error)
             ended = clock()
             if body is None or shape is None or ended - begun > limit:
-                self.now, raw = ended, None
+                self.now, raw, noted = ended, None, False
                 request = Request(head, empty, begun, 0.0, environ, own_id)
                 self.leave_to_judge(connection, request, reply, body, context)
                 continue
@@ -132,8 +145,10 @@ class ShortWayWorker(HearingWorker):
                 if not holding:
                     self.prove()
                     holding = self.holding
-                self.send_all()
-                begun = resumed = clock()
+                self.send_all()  # which may run the app
+                self.in_call = True
+                self.now = begun = resumed = clock()
+                raw = None
         if raw is not None:
             self.now = begun
         if said is not None:
@@ -181,7 +196,10 @@ class ShortWayWorker(HearingWorker):
         body: bytes | None,
         context: Context,
     ) -> None:
-        """What the app has answered is something else, or it took its time."""
+        """What the app has answered is something else, or it took its time.
+
+        `body` is all of a response whose head the reply knows.
+        """
         self.clear.pop(connection.fd, None)
         response = reply.grow()
         self.tmp.end(0)

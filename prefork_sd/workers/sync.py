@@ -32,6 +32,7 @@ class SyncWorker(ShortWayWorker):
         self.in_call = True
         self.renew(time.monotonic())
         self.call_again(connection, 0)
+        self.stay_alone(connection)
         self.in_call = False
         self.now = time.monotonic()
         self.timers.set(connection, self.now + self.send_timeout)

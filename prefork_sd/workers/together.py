@@ -1,6 +1,7 @@
 """The responses of a quick app leave together, at the end of a turn."""
 
 import os
+import sys
 from contextlib import suppress
 
 from prefork_sd import http1
@@ -20,7 +21,8 @@ class TogetherWorker(LoopWorker):
     The first slow call ends that, for itself and until the app has proven quick again.
 
     A response that is a few bytes and nothing else is `held`, and its bytes are `waiting`; while
-    they are being sent, `left` says how many of them have left. Any other one waits in `unsent`.
+    they are being sent, `left` says how many of them have left. A signal may find these three of
+    different lengths. Any other response waits in `unsent`.
     """
 
     # each has its own when it serves; there is nothing in them before
@@ -46,17 +48,34 @@ class TogetherWorker(LoopWorker):
 
     def point_out(self) -> None:
         """What was answered before the call that hangs, or the failure, is not lost with it."""
-        for (connection, _), data in list(zip(self.held, self.waiting, strict=True))[
-            len(self.left) :
-        ]:
+        held = list(zip(self.held, self.waiting, strict=False))
+        for (connection, _), data in held[len(self.left) :]:
             with suppress(OSError):
                 os.write(connection.fd, data)
         for connection in self.unsent:
             if connection.phase is SENDING:  # else it has its response, or is about to
                 connection.flush()
 
+    def stay_alone(self, served: Connection | None = None) -> None:
+        """End a process that the app has forked and that would go on as a second worker here.
+
+        It may have raised what ends a process, while it was serving that client.
+        """
+        if os.getpid() == self.pid:
+            return
+        response = served.response if served is not None else None
+        error = response.failure if response is not None else None
+        code = error.code if isinstance(error, SystemExit) else 1
+        if code == 1:
+            self.log.error("a process that the app has forked came back here", exc_info=error)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
     def judge(self, connection: Connection, request: Request, ended: float) -> None:
         """Send what the app has answered, now or, as long as it is quick, with others."""
+        self.stay_alone(connection)
         self.now = ended
         if ended - request.started > self.limit:
             self.quick, self.holding = 0, False
@@ -91,6 +110,7 @@ class TogetherWorker(LoopWorker):
 
     def send_held(self) -> None:
         """Send what is held, without a line of ours between two writes."""
+        self.stay_alone()
         held, waiting, left = self.held, self.waiting, self.left
         fds = [connection.fd for connection, _ in held]
         writing = map(os.write, fds, waiting)
@@ -105,8 +125,8 @@ class TogetherWorker(LoopWorker):
                 self.log.debug("the client left: %s", error, extra=self.fields())
         whole = left == list(map(len, waiting))
         sent = held[:] if whole else self.all_sent()
-        held.clear()
         waiting.clear()
+        held.clear()
         left.clear()
         deadline = self.now + self.keepalive
         for connection, head in sent:
@@ -138,6 +158,7 @@ class TogetherWorker(LoopWorker):
         response.keep_alive = head.keep_alive
         response.rest(data)
         self.advance(connection)
+        self.sent.append(connection)  # it may have found room meanwhile
 
     def expire(self, now: float) -> None:
         if self.held or self.unsent:

@@ -13,7 +13,7 @@ Growing = Callable[[http1.Head, Any], Response]
 
 END: Any = object()  # of an iterable
 GROWN = shape_of("500 Internal Server Error", [])  # no reply has that one: its length is unknown
-usual = shape_of("200 OK", [("Content-Length", "0")])  # what was said last: most repeat theirs
+usual = shape_of("200 OK", [("Content-Length", "0")])  # what was said last; most repeat theirs
 
 
 class Reply:

@@ -1,21 +1,25 @@
 """Requests that are read, answered and sent in a row: what befalls one is nothing to the others."""
 
+import asyncio
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from errno import EAGAIN, ECONNRESET
+from signal import SIGABRT, alarm
 from typing import Any
 
 import pytest
 
 from prefork_sd.applog import served as in_hand
-from prefork_sd.workers import hearing
+from prefork_sd.hooks import Hooks
+from prefork_sd.workers import hearing, shortway
+from prefork_sd.workers.connection import Connection
 from prefork_sd.workers.sync import SyncWorker
 from tests.http.apps import TEXT
 from tests.http.conftest import Serve
-from tests.http.serving import Client, Environ, StartResponse
+from tests.http.serving import Client, Environ, StartResponse, Wire
 from tests.http.test_together import ask_at_once, echo, patient, prove, request
 
 __all__ = ["patient"]
@@ -131,6 +135,14 @@ def test_the_app_is_not_called_while_an_error_is_handled(serve: Serve, quick: bo
 # ---- whose request a line belongs to
 
 
+@pytest.fixture(params=[False, True])
+def sharing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the app has loaded what lets one thread work on several requests in turns."""
+    modules = {"os"} if request.param else set[str]()
+    monkeypatch.setattr(shortway, "SHARING", frozenset(modules))
+    return bool(request.param)
+
+
 def named(environ: Environ) -> bytes:
     request = in_hand()
     return request.path.encode() if request is not None else b"nobody"
@@ -157,12 +169,16 @@ def answering(by: Callable[[Environ], bytes]) -> Callable[..., Iterable[bytes]]:
 @pytest.mark.parametrize("by", [named, asked_by_a_thread])
 @pytest.mark.parametrize("path", ["/plain", "/copied"])
 @pytest.mark.usefixtures("patient")
-def test_the_request_in_hand(serve_sync: Serve, by: Callable[[Environ], bytes], path: str) -> None:
+def test_the_request_in_hand(
+    serve_sync: Serve, sharing: bool, by: Callable[[Environ], bytes], path: str
+) -> None:
+    """A thread that has no copy of the context is nobody's, unless it can only be of this one."""
     served = serve_sync(answering(by))
     client, other = prove(served), served.connect()
+    known = not sharing or by is named
     for _ in range(3):
-        assert client.get(path).text == path
-        assert other.get("/other").text == "/other"
+        assert client.get(path).text == (path if known or path == "/copied" else "nobody")
+        assert other.get("/other").text == ("/other" if known else "nobody")
 
 
 class Straggler:
@@ -192,7 +208,7 @@ class Straggler:
 
 
 @pytest.mark.parametrize("copied", [False, True])
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("patient", "sharing")
 def test_a_straggler_is_not_taken_for_another_request(serve_sync: Serve, copied: bool) -> None:
     served = serve_sync(answering(Straggler(copied)))
     client, other = prove(served), served.connect()
@@ -202,7 +218,7 @@ def test_a_straggler_is_not_taken_for_another_request(serve_sync: Serve, copied:
     assert other.get("/mine").text == "/mine"
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("patient", "sharing")
 def test_what_is_made_later_knows_its_request(serve_sync: Serve) -> None:
     def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", TEXT)
@@ -214,3 +230,194 @@ def test_what_is_made_later_knows_its_request(serve_sync: Serve) -> None:
     client = served.connect()
     client.get("/first")
     assert client.get("/again").text.endswith(" then by /again")
+
+
+class Comes:
+    """Has a thread, until it is told that it goes."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+        self.thread = threading.Thread(target=self.end.wait)
+
+    def __call__(self, environ: Environ) -> bytes:
+        said = named(environ)
+        if environ["PATH_INFO"] == "/start":
+            self.thread.start()
+        if environ["PATH_INFO"] == "/stop":
+            self.end.set()
+            self.thread.join()
+        return said
+
+
+@pytest.mark.usefixtures("patient", "sharing")
+def test_threads_that_come_and_go_while_many_requests_are_answered(serve_sync: Serve) -> None:
+    served = serve_sync(answering(Comes()))
+    prove(served)
+    paths = ["/zero", "/start", "/second", "/stop", "/fourth", "/fifth"]
+    clients = [served.connect() for _ in paths]
+    for client in clients:
+        client.get("/first")
+    ask_at_once(served, clients, [request(path) for path in paths])
+    assert [client.reply().text for client in clients] == paths
+
+
+def test_a_task_that_goes_on_while_another_request_is_served(serve_sync: Serve) -> None:
+    class App:
+        def __init__(self) -> None:
+            self.loop = asyncio.new_event_loop()
+
+        def __call__(self, environ: Environ) -> bytes:
+            return self.loop.run_until_complete(self.work(environ))
+
+        async def later(self) -> bytes:
+            await self.event.wait()
+            return named({})
+
+        async def work(self, environ: Environ) -> bytes:
+            if environ["PATH_INFO"] == "/spawn":
+                self.event = asyncio.Event()
+                self.task = asyncio.ensure_future(self.later())
+            if environ["PATH_INFO"] == "/finish":
+                self.event.set()
+                return await self.task
+            return named(environ)
+
+    served = serve_sync(answering(App()))
+    client = prove(served)
+    assert client.get("/spawn").text == "/spawn"
+    assert client.get("/finish").text == "/spawn"
+
+
+# ---- the ends of batches
+
+
+class Again(SyncWorker):
+    """The first write to each of some clients finds no room, the next one does."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        real, seen = os.write, set[int]()
+
+        def write(fd: int, data: bytes | memoryview) -> int:
+            if bytes(data[:4]) == b"HTTP" and b"/fresh" in bytes(data) and fd not in seen:
+                seen.add(fd)
+                raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+            return real(fd, data)
+
+        os.write = write  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.usefixtures("patient")
+def test_a_new_client_that_takes_its_response_on_the_second_try(
+    serve_sync: Serve, ends: bool
+) -> None:
+    served = serve_sync(echo, worker=Again, head_timeout=3)
+    prove(served)
+    with served.stopped():
+        client = served.connect()
+        client.send(request("/fresh"))
+        if ends:
+            client.end()
+    assert client.reply().text == "/fresh"
+    if ends:
+        assert client.rest() == b""
+    else:
+        assert client.get("/again").text == "/again"
+
+
+class Telling(list[Any]):
+    def clear(self) -> None:
+        super().clear()
+        os.kill(os.getpid(), SIGABRT)
+
+
+class Aborted(SyncWorker):
+    """Told to end between the lines with which it forgets what has left."""
+
+    def send_held(self) -> None:
+        if len(self.held) == 2:
+            self.waiting = Telling(self.waiting)
+        super().send_held()
+
+
+@pytest.mark.usefixtures("patient")
+def test_told_to_end_while_it_forgets_what_has_left(serve_sync: Serve, wire: Wire) -> None:
+    hooks = Hooks(worker_abort=lambda _: wire.say("aborted"))
+    served = serve_sync(echo, worker=Aborted, hooks=hooks)
+    prove(served)
+    clients = [served.connect() for _ in range(2)]
+    for client in clients:
+        client.get("/first")
+    ask_at_once(served, clients, [request("/a"), request("/b")])
+    assert served.exit().status != 0
+    assert wire.hear() == "aborted"
+    assert [client.rest().count(b"HTTP/1.1 200") for client in clients] == [1, 1]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_last_request_that_has_just_the_size_of_what_is_read(serve_sync: Serve) -> None:
+    """More may be behind it, which would make of close() a reset."""
+    served = serve_sync(echo)
+    prove(served)
+    client = served.connect()
+    client.get("/first")
+    size = hearing.SMALL - len(request("/", "Connection: close", "X: "))
+    last = request("/", "Connection: close", f"X: {'x' * size}")
+    assert len(last) == hearing.SMALL
+    ask_at_once(served, [client], [last + request("/more")])
+    assert client.reply().text == "/"
+    assert client.rest() == b""
+
+
+class Reading(SyncWorker):
+    """Says what does not go the short way."""
+
+    wire: Wire
+
+    def leave_to_serve(self, connection: Connection, data: bytes) -> None:
+        self.wire.say("the long way")
+        super().leave_to_serve(connection, data)
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_room_for_requests_stays_while_others_connect(serve_sync: Serve, wire: Wire) -> None:
+    Reading.wire = wire
+    served = serve_sync(echo, worker=Reading)
+    client = prove(served)
+    for _ in range(20):
+        client.send(sized(1000))
+        client.reply()
+        served.connect().get("/first")
+    served.stop()
+    assert len(wire.rest()) < 5
+
+
+@pytest.mark.parametrize("ends", ["exits", "fails", "returns"])
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.usefixtures("patient")
+def test_a_forked_process_is_no_second_worker(
+    serve_sync: Serve, wire: Wire, ends: str, quick: bool
+) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/fork":
+            if (pid := os.fork()) == 0:
+                alarm(10)  # if it serves on, not for ever
+                if ends == "exits":
+                    sys.exit(7)
+                if ends == "fails":
+                    raise ValueError("on purpose")
+                return echo(environ, start_response)
+            wire.say(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+        return echo(environ, start_response)
+
+    served = serve_sync(app)
+    if quick:
+        prove(served)
+    clients = [served.connect() for _ in range(3)]
+    for client in clients:
+        client.get("/first")
+    ask_at_once(served, clients, [request(path) for path in ("/fork", "/a", "/b")])
+    assert [client.reply().text for client in clients] == ["/fork", "/a", "/b"]
+    assert wire.hear() == ("7" if ends == "exits" else "1")
+    assert [client.get("/again").text for client in clients] == ["/again"] * 3
