@@ -145,6 +145,7 @@ class ShortWayWorker(HearingWorker):
                 if not holding:
                     self.prove()
                     holding = self.holding
+                desk.request = None
                 self.send_all()  # which may run the app
                 self.in_call = True
                 self.now = begun = resumed = clock()
