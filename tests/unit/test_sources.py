@@ -111,6 +111,12 @@ def test_anchors_and_merges_work(tmp_path: Path) -> None:
     [
         (b"app: [x\nworkers: 2\n", ":2: not valid YAML: "),
         (b"a: 1\n\tb: 2\n", ":2: not valid YAML: "),
+        (b"app: x\nworkers:2\nthreads: 2\n", ':2: "workers:2" needs a space after the colon'),
+        (b"app: x\nworkers:2\n", ':2: "workers:2" needs a space after the colon'),
+        (b"a: b\nenv:\n  KEY:secret\n  B: 2\n", ':3: "KEY:" needs a space after the colon'),
+        (b"app: x\nworkers 2\n", ':2: not valid YAML: here belongs "name: value"'),
+        (b"app: 'x\na: 1\nb: 2\n", ":1: not valid YAML: the quote that opens here is not closed"),
+        (b'a: 1\napp: "x\nb: 2\n', ":2: not valid YAML: the quote that opens here is not closed"),
         (b"- app\n", ":1: must be a mapping of settings"),
         (b"text\n", ":1: must be a mapping of settings"),
         (b"app: a\nworkers: 1\napp: b\n", ":3: app: is here twice; first in line 1"),
