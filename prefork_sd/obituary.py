@@ -22,6 +22,7 @@ NOT_THE_APP = (
     "Fatal Python error: Aborted",
     "Extension modules:",
 )
+TRACEBACK = "Traceback (most recent call last):"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,19 @@ def obituary(
         summary, _, details = words.partition("\n")
         text = f"{name} could not boot: {summary}"
         failed = Event.WORKER_BOOT_FAILED
-        return Obituary(logging.ERROR, failed, text, details.strip(), summary, fields)
+        return Obituary(logging.ERROR, failed, text, unheard(details, summary), summary, fields)
     when = "while it was booting" if child.ready_at > now else ""
     text = " ".join(part for part in (f"{name} {exit}", when) if part) + held
     if exit.signal:
         return Obituary(logging.ERROR, Event.WORKER_KILLED, text, evidence(words), "", fields)
     event = Event.WORKER_BOOT_FAILED if when else Event.WORKER_EXITED
     return Obituary(logging.WARNING, event, text, words, "", fields)
+
+
+def unheard(details: str, summary: str) -> str:
+    """The details, unless all that they say is in the summary."""
+    lines = [line.strip() for line in details.splitlines() if line != TRACEBACK]
+    return "" if all(line in summary for line in lines) else details.strip()
 
 
 def evidence(words: str) -> str:

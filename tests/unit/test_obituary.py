@@ -4,6 +4,8 @@ import logging
 from math import inf
 from signal import SIGKILL, SIGSEGV, SIGTERM
 
+import pytest
+
 import prefork_sd.workers.base
 from prefork_sd.journal import Event
 from prefork_sd.obituary import evidence, holding, obituary
@@ -76,6 +78,14 @@ def test_one_that_could_not_boot_says_why_in_a_line_and_then_in_full() -> None:
     assert notice.verdict == "cannot import \"shop:app\": KeyError: 'X'"
     assert notice.details.startswith("Traceback")
     assert notice.message.startswith("worker 42 could not boot: cannot import")
+
+
+@pytest.mark.parametrize("header", ["", "Traceback (most recent call last):\n"])
+def test_a_traceback_without_frames_is_not_said_again(header: str) -> None:
+    line = "PermissionError: [Errno 13] Permission denied: '/srv/app.py'"
+    words = f'cannot import "app:app": {line}\n{header}{line}\n'
+    notice = obituary(child(ready=False), Exit(42, status=4), "", words, [], NOW)
+    assert notice.message == f'worker 42 could not boot: cannot import "app:app": {line}'
 
 
 def test_one_that_was_killed_in_boot() -> None:
