@@ -381,4 +381,6 @@ class Arbiter(Lookout):
         self.doors.close()
         if self.pidfile:
             self.pidfile.unlink()
+        if exit_status == ExitCode.CLEAN:
+            self.herald.status(reason)  # systemd shows it for as long as we are gone
         return exit_status

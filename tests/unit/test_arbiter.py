@@ -569,8 +569,11 @@ def test_term_drains_and_a_second_one_does_not_wait(stage: Stage) -> None:
     assert len(stage.signals(SIGQUIT)) == 3
     for worker in stage.workers():
         stage.die(worker)
-    with pytest.raises(HaltServer, match="stopped"):
+    with pytest.raises(HaltServer, match="stopped") as caught:
         stage.turn()
+    stage.heard()
+    assert stage.arbiter.halt(caught.value.reason) == ExitCode.CLEAN
+    assert stage.heard()[-1] == {"STATUS": "stopped"}
     assert stage.said("STOPPING", "READY") == []
 
 
