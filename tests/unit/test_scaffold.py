@@ -181,6 +181,13 @@ def test_import_without_an_app(etc: Path, tmp_path: Path, capsys: Captured) -> N
     assert "--app module:callable" in capsys.readouterr().err
 
 
+def test_import_without_a_key_leaves_tls_out(etc: Path, shop: Path, capsys: Captured) -> None:
+    (shop / "gunicorn.conf.py").write_text("bind = '127.0.0.1:8000'\ncertfile = 'c.pem'\n")
+    assert main(["import", str(shop / "gunicorn.conf.py")]) == 0
+    assert "look at certfile: it needs a keyfile" in capsys.readouterr().err
+    assert not [key for key in read(etc / "shop.yaml")[0] if key.startswith("tls")]
+
+
 @pytest.mark.parametrize(("code", "text"), [("1/0", "ZeroDivisionError"), (None, "no file")])
 def test_import_of_what_fails(
     etc: Path, tmp_path: Path, capsys: Captured, code: str | None, text: str
