@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        return command(arguments)
+        status = command(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # at the exit nobody could catch what it raises
+        return status
     except PreforkError as error:
         print(f"prefork-sd: {error}".replace("\n", "\nprefork-sd: "), file=sys.stderr)
         return error.exit_code
