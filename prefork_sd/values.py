@@ -157,7 +157,7 @@ def read_workers(value: object, setting: Setting) -> int:
     try:
         return read_whole(value, setting)
     except BadValueError as error:
-        raise BadValueError(("", f'{error}, or "auto"')) from None
+        raise BadValueError(("", str(error).replace(", not ", ' or "auto", not ', 1))) from None
 
 
 def read_worker_class(value: object, setting: Setting) -> str:
