@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prefork_sd import __version__, asking, checks, commands, remote
+from prefork_sd import __version__, asking, checks, commands, remote, systemctl
 from prefork_sd.asking import ControlError
 from prefork_sd.checks import Finding
 from prefork_sd.cli import main
@@ -371,6 +371,35 @@ def test_status_of_none(
 def test_a_service_that_does_not_run(site: Path, capsys: Captured) -> None:
     assert main(["status", "shop"]) != 0
     assert capsys.readouterr().err.startswith("prefork-sd: ")
+
+
+@pytest.mark.parametrize("command", [["status"], ["reload"], ["scale", "3"]])
+@pytest.mark.parametrize(
+    ("active", "sub", "hint"),
+    [
+        ("activating", "auto-restart", "it has failed, and systemd starts it again; see journalctl "
+         "-u shop"),
+        ("activating", "start", "it is about to start"),
+        ("failed", "failed", "it has failed; see journalctl -u shop"),
+        ("inactive", "dead", ""),
+    ],
+)  # fmt: skip
+def test_why_a_service_does_not_run(
+    site: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    active: str,
+    sub: str,
+    hint: str,
+) -> None:
+    said = f"#!/bin/sh\necho ActiveState={active}\necho SubState={sub}\n"
+    (site / "bin" / "systemctl").write_text(said)
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    assert main([command[0], "shop", *command[1:]]) == ExitCode.FAILURE
+    [line] = capsys.readouterr().err.splitlines()
+    where = f"prefork-sd: the service is not running (nobody at {site}/run/shop/control)"
+    assert line == (f"{where}; {hint}" if hint else where)
 
 
 @pytest.mark.parametrize("command", [["status"], ["reload"], ["scale", "3"]])
