@@ -22,6 +22,7 @@ NOT_THE_APP = (
     "Fatal Python error: Aborted",
     "Extension modules:",
 )
+THREAD = "(most recent call first):"
 TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -94,9 +95,17 @@ def unheard(details: str, summary: str) -> str:
 
 
 def evidence(words: str) -> str:
-    """The stacks as faulthandler wrote them, without the frames that are ours."""
+    """The stacks as faulthandler wrote them, without the frames that are ours.
+
+    Of a thread whose frames are all ours nothing is left.
+    """
     lines = [line for line in words.splitlines() if not line.startswith(NOT_THE_APP)]
-    return "\n".join(lines).strip()
+    kept = [
+        line
+        for line, after in zip(lines, [*lines[1:], ""], strict=False)
+        if not line.endswith(THREAD) or after.startswith("  File ")
+    ]
+    return "\n".join(kept).strip()
 
 
 def holding(requests: list[InHand], now: float) -> str:

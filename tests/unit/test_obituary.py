@@ -105,6 +105,15 @@ def test_the_stacks_are_those_of_the_app() -> None:
     )
 
 
+def test_a_thread_without_a_frame_of_the_app_is_no_evidence() -> None:
+    ours = prefork_sd.workers.base.__file__
+    idle = f'Current thread 0x1 (most recent call first):\n  File "{ours}", line 9 in run\n'
+    assert evidence(f"Fatal Python error: Aborted\n\n{idle}") == ""
+    busy = 'Thread 0x2 (most recent call first):\n  File "/srv/shop.py", line 3 in report'
+    assert evidence(f"Fatal Python error: Aborted\n\n{idle}\n{busy}\n") == busy
+    assert evidence(f"Fatal Python error: Aborted\n\n{busy}\n\n{idle}") == busy
+
+
 def test_of_many_requests_the_oldest_is_named() -> None:
     requests = [InHand("GET /a HTTP/1.1", 990.0), InHand("GET /b HTTP/1.1", 995.0)]
     assert holding(requests, NOW) == " with GET /a in hand for 10.0 s and 1 more"
