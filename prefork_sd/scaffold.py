@@ -40,8 +40,9 @@ def init(folder: str, wish: Wish) -> None:
     project = survey(home)
     if "app" not in project.chosen:
         raise PreforkError(
-            f"no app is found in {home}. A module with `app = Flask(...)`, `FastAPI(...)` or "
-            "a function create_app(), or Django's manage.py, would be seen. "
+            f"no app is found in {home}. A module with `app = Flask(...)`, `FastAPI(...)`, a "
+            "function create_app() or app(environ, start_response), or Django's manage.py, would "
+            "be seen. "
             'If it is something else, write the file yourself: "app: module:callable" and '
             f'"directory: {home}" are enough'
         )

@@ -165,9 +165,8 @@ def read_worker_class(value: object, setting: Setting) -> str:
     name = read_text(value, setting)
     if name not in WORKER_CLASSES and not HOOK.fullmatch(name):
         ours = ", ".join(WORKER_CLASSES)
-        raise BadValueError(
-            ("", f"must be one of {ours} or a path like package.module.Class, not {name}")
-        )
+        text = f"must be one of {ours} or a path like package.module.Class, not {name}"
+        raise BadValueError(("", f"{text}{nearest(name, WORKER_CLASSES)}"))
     return name
 
 

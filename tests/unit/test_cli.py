@@ -1,5 +1,6 @@
 """The command line: what it prints, where, and with which status it exits."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from prefork_sd import __version__, asking, checks, commands, remote, systemctl
 from prefork_sd.asking import ControlError
 from prefork_sd.checks import Finding
-from prefork_sd.cli import main
+from prefork_sd.cli import main, parser
 from prefork_sd.errors import AppImportError, ExitCode
 
 ROOT = Path(__file__).parents[2]
@@ -415,6 +416,12 @@ def test_a_service_that_still_runs_without_its_file(site: Path, service: Service
     asked = service(STATUS)
     assert main(["status", "gone"]) == 0
     assert asked[0][0] == f"{site}/run/gone/control"
+
+
+def test_each_argument_of_each_command_has_a_word_of_help() -> None:
+    [commands] = [one for one in parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    for command in commands.choices.values():
+        assert [one.dest for one in command._actions if not one.help] == []
 
 
 @pytest.mark.parametrize("command", [["schema"], ["unit", "shop"]])

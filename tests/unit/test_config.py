@@ -123,6 +123,7 @@ def test_values_are_taken_as_people_write_them(key: str, written: object, read: 
         ("bind", "unix:run/x", "must be an address like"),
         ("bind", "/" + "x" * 108, "at most 107 bytes"),
         ("bind", ["8000", "127.0.0.1:8000"], "the same address twice"),
+        ("worker_class", "gthread", 'not gthread; did you mean "threads"?'),
         ("worker_class", "fast", "must be one of auto, sync, threads, asgi or a path"),
         ("directory", "~/app", "without ~"),
         ("directory", "/srv/a\nb", "one line without control characters"),

@@ -114,7 +114,9 @@ def test_what_the_unit_would_hide_is_told(etc: Path, shop: Path, capsys: Capture
 def test_a_folder_without_an_app(etc: Path, shop: Path, capsys: Captured) -> None:
     (shop / "app.py").unlink()
     assert main(["init", str(shop)]) == ExitCode.FAILURE
-    assert "no app is found" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "no app is found" in err
+    assert "app(environ, start_response)" in err
 
 
 @pytest.mark.parametrize("name", ["a/b", "-x", "ä"])

@@ -179,6 +179,11 @@ def test_every_wrong_line_of_an_environment_file_is_told() -> None:
     assert [place for place, _ in caught.value.found] == ["line 2", "line 3", "line 4", "line 5"]
 
 
+def test_an_export_is_to_be_left_out() -> None:
+    with pytest.raises(BadValueError, match='leave out "export"'):
+        envfile.parse("export B=2\n")
+
+
 @given(st.text(alphabet="A=#;'\"\\ \n\0b", max_size=40))
 def test_parsing_an_environment_file_ends(text: str) -> None:
     try:
