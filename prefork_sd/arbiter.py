@@ -153,12 +153,13 @@ class Arbiter(Lookout):
                 self.turn()
                 self.sleep()
         except HaltServer as halt:
-            return self.halt(halt.reason, halt.exit_status)
+            return self.halt(halt.reason, halt.exit_status, halt.record)
         except PreforkError as error:
             return self.halt(str(error), error.exit_code)
         except Exception as error:
             self.log.critical("the arbiter failed: %s", error, exc_info=True)
-            self.halt(f"the arbiter failed: {type(error).__name__}: {error}", ExitCode.FAILURE)
+            reason = f"the arbiter failed: {type(error).__name__}: {error}"
+            self.halt(reason, ExitCode.FAILURE, "halted")
             raise
 
     def turn(self) -> None:
@@ -215,7 +216,8 @@ class Arbiter(Lookout):
         if not self.pool.ever_ready and not self.stopping:
             known = (ExitCode.APP_LOAD_ERROR, ExitCode.CONFIG)
             status = status if status in known else self.WORKER_BOOT_ERROR
-            self.halting = self.halting or HaltServer(notice.verdict, status)
+            halt = HaltServer(notice.verdict, status, record="halted: no worker could boot")
+            self.halting = self.halting or halt
         else:
             reloading.failed(self, generation, notice.verdict, notice.details)
 
@@ -234,6 +236,7 @@ class Arbiter(Lookout):
             return True
         reload = self.under_way
         canary = reload is not None and child.generation == reload.generation
+        canary = canary and self.pool.ever_ready  # before that it is the start that fails
         return canary and self.pool.proving() and not child.unwanted
 
     def became_ready(self, worker: Worker) -> None:
@@ -364,10 +367,10 @@ class Arbiter(Lookout):
         self.herald.extend(self.cfg.graceful_timeout + 5, time.monotonic())
         self.log.info("stopping", extra=journal.fields(Event.STOP))
 
-    def halt(self, reason: str, exit_status: int = ExitCode.CLEAN) -> int:
-        """Leave nothing behind; return the exit status."""
+    def halt(self, reason: str, exit_status: int = ExitCode.CLEAN, record: str = "") -> int:
+        """Leave nothing behind; return the exit status. `record`: see HaltServer."""
         if exit_status != ExitCode.CLEAN:
-            self.log.critical("%s", reason, extra=journal.fields(Event.STOP))
+            self.log.critical("%s", record or reason, extra=journal.fields(Event.STOP))
             self.herald.failed(reason)
         if self.under_way:
             self.under_way.fail(reason, "")
@@ -378,4 +381,6 @@ class Arbiter(Lookout):
         self.doors.close()
         if self.pidfile:
             self.pidfile.unlink()
+        if exit_status == ExitCode.CLEAN:
+            self.herald.status(reason)  # systemd shows it for as long as we are gone
         return exit_status

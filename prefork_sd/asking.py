@@ -27,6 +27,10 @@ class UnreachableError(PreforkError, ConnectionError):
     """No answer could be had; the text says why."""
 
 
+class NotRunningError(UnreachableError):
+    """There is nobody who could answer."""
+
+
 def call(
     path: str | os.PathLike[str],
     method: str,
@@ -37,7 +41,8 @@ def call(
     """Call `method` of the service at the control socket `path` and return the reply's parameters.
 
     `timeout`: seconds for all of it. Raises ControlError if the service answers with an error,
-    UnreachableError if it is not running, not ours to ask, silent, or gone in the middle.
+    NotRunningError if nobody is there, UnreachableError if it is not ours to ask, silent, or gone
+    in the middle.
     """
     deadline = time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -47,7 +52,7 @@ def call(
             sock.sendall(varlink.encode({"method": method, "parameters": dict(parameters or {})}))
             answer = _receive(sock, deadline)
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise UnreachableError(f"the service is not running (nobody at {path})") from error
+            raise NotRunningError(f"the service is not running (nobody at {path})") from error
         except PermissionError as error:
             raise UnreachableError(
                 f"permission denied: {path} is for root and for the service's own user"

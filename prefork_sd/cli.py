@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from prefork_sd import __version__, commands, remote
-from prefork_sd.config import SETTINGS
+from prefork_sd.config import MOST_WORKERS, SETTINGS
 from prefork_sd.errors import ExitCode, PreforkError
 
 Parser = argparse.ArgumentParser
@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        return command(arguments)
+        status = command(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # at the exit nobody could catch what it raises
+        return status
     except PreforkError as error:
         print(f"prefork-sd: {error}".replace("\n", "\nprefork-sd: "), file=sys.stderr)
         return error.exit_code
@@ -95,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("services", nargs="+", metavar="SERVICE", help="a service's name")
     one = add("scale", remote.scale, "Keep another number of workers, until the service stops.")
     about(one)
-    one.add_argument("workers", type=int)
+    one.add_argument("workers", type=int, metavar="WORKERS", help=f"how many, 1 to {MOST_WORKERS}")
     one = add("status", remote.status, "Show a service's workers, or all services of this machine.")
     about(one, optional=True)
     one.add_argument("--json", action="store_true", help="everything that is known, as JSON")

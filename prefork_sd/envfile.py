@@ -18,6 +18,7 @@ _PIECE = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_EXPORTED = re.compile(rf"export[ \t]+{ENV_NAME.pattern}")
 _IGNORED = re.compile(r"[ \t]*(?:[#;][^\n]*)?(?:\n|\Z)")
 
 
@@ -41,7 +42,9 @@ def parse(text: str) -> dict[str, str]:
             wrong.append((f"line {line}", "must be KEY=VALUE"))
             at = _next_line(text, at)
             continue
-        if not ENV_NAME.fullmatch(match["name"]):
+        if _EXPORTED.fullmatch(match["name"]):
+            wrong.append((f"line {line}", 'leave out "export": no shell reads this'))
+        elif not ENV_NAME.fullmatch(match["name"]):
             wrong.append((f"line {line}", "does not begin with the name of a variable"))
         elif match["rest"] or "\0" in match["value"]:
             wrong.append((f"line {line}", "has a quote that is not closed, or a NUL character"))

@@ -64,9 +64,13 @@ class HookError(PreforkError):
 
 
 class HaltServer(BaseException):
-    """Leave the main loop. Not an Exception, so that no application handler can swallow it."""
+    """Leave the main loop. Not an Exception, so that no application handler can swallow it.
 
-    def __init__(self, reason: str, exit_status: int = ExitCode.CLEAN) -> None:
+    `record` is what goes on record in place of a reason that is on record already.
+    """
+
+    def __init__(self, reason: str, exit_status: int = ExitCode.CLEAN, *, record: str = "") -> None:
         super().__init__(reason)
+        self.record = record or reason
         self.reason = reason
         self.exit_status = exit_status

@@ -178,7 +178,7 @@ def _app(done: Imported, settings: Mapping[str, Any], _home: str) -> None:
 
 def _bind(done: Imported, settings: Mapping[str, Any], home: str) -> None:
     binds = settings.get("bind") or []
-    secure = bool(settings.get("certfile"))
+    secure = bool(settings.get("certfile") and settings.get("keyfile"))
     plain: list[str] = []
     tls: list[str] = []
     for item in [binds] if isinstance(binds, str) else binds:
@@ -303,6 +303,10 @@ def _proxies(done: Imported, settings: Mapping[str, Any], _home: str) -> None:
 def _tls(done: Imported, settings: Mapping[str, Any], home: str) -> None:
     ours = {"certfile": "tls_certificate", "keyfile": "tls_key", "ca_certs": "tls_client_ca"}
     if not settings.get("certfile"):
+        return
+    if not settings.get("keyfile"):
+        text = "it needs a keyfile (the same file, if it has the key too); TLS is left out"
+        done.remark("certfile", text)
         return
     required = settings.get("cert_reqs") or 0
     for name, our in ours.items():

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ def main(file: str) -> None:
         "__doc__": None,
         "__package__": None,
     }
-    exec(compile(Path(file).read_bytes(), file, "exec"), names)
+    try:
+        exec(compile(Path(file).read_bytes(), file, "exec"), names)
+    except Exception as error:  # noqa: BLE001 (anything may come out of the file)
+        frames = error.__traceback__ and error.__traceback__.tb_next
+        traceback.print_exception(error.with_traceback(frames))
+        sys.exit(1)
     own = {name: value for name, value in names.items() if not name.startswith("_")}
     functions = {name: arguments_of(value) for name, value in own.items() if is_function(value)}
     values = {name: plain(value) for name, value in own.items() if name not in functions}

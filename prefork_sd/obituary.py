@@ -22,6 +22,8 @@ NOT_THE_APP = (
     "Fatal Python error: Aborted",
     "Extension modules:",
 )
+THREAD = "(most recent call first):"
+TRACEBACK = "Traceback (most recent call last):"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def obituary(
         summary, _, details = words.partition("\n")
         text = f"{name} could not boot: {summary}"
         failed = Event.WORKER_BOOT_FAILED
-        return Obituary(logging.ERROR, failed, text, details.strip(), summary, fields)
+        return Obituary(logging.ERROR, failed, text, unheard(details, summary), summary, fields)
     when = "while it was booting" if child.ready_at > now else ""
     text = " ".join(part for part in (f"{name} {exit}", when) if part) + held
     if exit.signal:
@@ -86,10 +88,24 @@ def obituary(
     return Obituary(logging.WARNING, event, text, words, "", fields)
 
 
+def unheard(details: str, summary: str) -> str:
+    """The details, unless all that they say is in the summary."""
+    lines = [line.strip() for line in details.splitlines() if line != TRACEBACK]
+    return "" if all(line in summary for line in lines) else details.strip()
+
+
 def evidence(words: str) -> str:
-    """The stacks as faulthandler wrote them, without the frames that are ours."""
+    """The stacks as faulthandler wrote them, without the frames that are ours.
+
+    Of a thread whose frames are all ours nothing is left.
+    """
     lines = [line for line in words.splitlines() if not line.startswith(NOT_THE_APP)]
-    return "\n".join(lines).strip()
+    kept = [
+        line
+        for line, after in zip(lines, [*lines[1:], ""], strict=False)
+        if not line.endswith(THREAD) or after.startswith("  File ")
+    ]
+    return "\n".join(kept).strip()
 
 
 def holding(requests: list[InHand], now: float) -> str:

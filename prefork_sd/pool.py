@@ -308,7 +308,7 @@ class Pool:
             if child.state is State.ABORTED:
                 yield Kill(child.pid, SIGKILL, "did not die of SIGABRT")
             elif child.stopped:
-                yield Kill(child.pid, SIGABRT, "was stopped and nobody continued it")
+                yield Kill(child.pid, SIGABRT, "stayed stopped for too long")
             elif child.state is State.BOOTING:
                 yield Kill(child.pid, SIGABRT, "did not boot in time")
             elif child.deadline <= now:

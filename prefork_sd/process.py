@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from prefork_sd import signals
-from prefork_sd.errors import ExitCode, PreforkError
+from prefork_sd.errors import ConfigError, ExitCode, PreforkError, Problem
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
@@ -177,14 +177,19 @@ def become(user: str, group: str) -> None:
     if not user:
         return
     try:
-        entry = pwd.getpwnam(user)
-        gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid
-    except KeyError as error:
-        raise PreforkError(f"user/group: {error.args[0]}") from None
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigError(Problem(f"there is no {user}", "user")) from None
+    try:
+        gid = (
+            int(group) if group.isdigit() else grp.getgrnam(group).gr_gid if group else entry.pw_gid
+        )
+    except KeyError:
+        raise ConfigError(Problem(f"there is no {group}", "group")) from None
     if os.geteuid() == entry.pw_uid and os.getegid() == gid:
         return
     try:
-        os.initgroups(user, gid)
+        os.initgroups(entry.pw_name, gid)
         os.setgid(gid)
         os.setuid(entry.pw_uid)
     except PermissionError:

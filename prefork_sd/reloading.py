@@ -25,13 +25,15 @@ class Reload:
     generation: int = 0  # 0: the configuration has not been read yet
     began: float = 0.0
     failures: int = 0
+    notes: list[str] = field(default_factory=list)  # what it could not change
 
     @classmethod
     def joined(cls, under_way: "Reload | None", another: "Reload") -> "Reload":
         """The same transaction, started over for one more who asked."""
         if under_way is None:
             return another
-        return cls([*under_way.callers, *another.callers], began=under_way.began)
+        callers = [*under_way.callers, *another.callers]
+        return cls(callers, began=under_way.began, notes=under_way.notes)
 
     def start(self, generation: int, now: float) -> None:
         self.generation, self.began = generation, self.began or now
@@ -42,6 +44,7 @@ class Reload:
         return self.failures >= PATIENCE
 
     def succeed(self, generation: int, message: str) -> None:
+        message = "\n".join([message, *dict.fromkeys(self.notes)])
         for call in self.callers:
             call.reply({"generation": generation, "message": message})
 
@@ -83,6 +86,7 @@ def proved(server: "Arbiter") -> None:
     release = server.releases[reload.generation]
     for sentence in left_behind(before.cfg, release.cfg, server.app.name):
         server.warn(sentence)
+        reload.notes.append(sentence)
     server.use(release, reload.generation)
     changed = before.workers != release.workers  # else TTIN, TTOU and Scale hold
     server.set_workers(release.workers if changed else server.num_workers)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ANSWER_TIMEOUT = 10.0
 RUNNING = "/run/prefork-sd"  # the folders of the services that run
 WATCH_EVERY = 2.0  # seconds
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
+YAML = (".yaml", ".yml")
 DETAIL_LINES = 12  # of a traceback, in the message of a failed reload
 
 
@@ -24,7 +26,7 @@ def control_of(service: str) -> str:
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]  # inside its own unit
     if not service and not runtime:
         raise PreforkError("which service? Say its name")
-    name = Path(service).stem if service.endswith((".yaml", ".yml")) else service
+    name = Path(service).stem if service.endswith(YAML) else service
     if service and Path(runtime).parent == Path(RUNNING) and Path(runtime).name != name:
         runtime = ""  # asked from inside another service
     if service:
@@ -47,15 +49,48 @@ def _may_run(name: str) -> bool:
     return name in services() or Path(RUNNING, name).is_dir()
 
 
+def _ask(
+    service: str, method: str, parameters: Mapping[str, object] | None = None, *, timeout: float
+) -> dict[str, object]:
+    """Call a method of a service; where it does not run, say what systemd knows of it."""
+    from prefork_sd.asking import NotRunningError, call
+
+    try:
+        return call(control_of(service), method, parameters, timeout=timeout)
+    except NotRunningError as error:
+        if hint := _state_of(Path(service).stem if service.endswith(YAML) else service):
+            raise NotRunningError(f"{error}; {hint}") from error
+        raise
+
+
+def _state_of(name: str) -> str:
+    """Why systemd does not run a service that it should; or empty."""
+    from subprocess import TimeoutExpired
+
+    from prefork_sd import systemctl
+
+    if not (name and systemctl.booted()):
+        return ""
+    words = ["systemctl", "show", "-p", "ActiveState,SubState", f"{name}.service"]
+    try:
+        found = systemctl.properties(systemctl.run(words, ANSWER_TIMEOUT).stdout)
+    except (OSError, TimeoutExpired):
+        return ""
+    if "auto-restart" in found.get("SubState", ""):
+        return f"it has failed, and systemd starts it again; see journalctl -u {name}"
+    if found.get("ActiveState") == "failed":
+        return f"it has failed; see journalctl -u {name}"
+    return "it is about to start" if found.get("ActiveState") == "activating" else ""
+
+
 def reload(arguments: argparse.Namespace) -> int:
     """Exit 0 when every new connection is served by the new generation, 1 with the reason."""
-    from prefork_sd.asking import ControlError, call
+    from prefork_sd.asking import ControlError
     from prefork_sd.journal import leads_to_journal
 
-    path = control_of(arguments.service)
     recorded = leads_to_journal(os.environ, 2)  # by the service itself, in a record of its own
     try:
-        answer = call(path, "io.prefork.sd.Reload", timeout=arguments.timeout)
+        answer = _ask(arguments.service, "io.prefork.sd.Reload", timeout=arguments.timeout)
     except ControlError as error:
         details = str(error.parameters.get("details", "")).splitlines()[-DETAIL_LINES:]
         if recorded:
@@ -78,13 +113,10 @@ def deploy(arguments: argparse.Namespace) -> int:
 
 
 def scale(arguments: argparse.Namespace) -> int:
-    from prefork_sd.asking import call
-
     if not 1 <= arguments.workers <= MOST_WORKERS:
         raise PreforkError(f"the number of workers must be 1 to {MOST_WORKERS}")
-    path = control_of(arguments.service)
     parameters = {"workers": arguments.workers}
-    answer = call(path, "io.prefork.sd.Scale", parameters, timeout=ANSWER_TIMEOUT)
+    answer = _ask(arguments.service, "io.prefork.sd.Scale", parameters, timeout=ANSWER_TIMEOUT)
     print(f"{answer['workers']} workers from now on")
     return ExitCode.CLEAN
 
@@ -108,7 +140,7 @@ def _status_of(service: str, *, as_json: bool) -> str:
 
     method = "io.prefork.sd.Status"
     if service or "RUNTIME_DIRECTORY" in os.environ:
-        answer = call(control_of(service), method, timeout=ANSWER_TIMEOUT)
+        answer = _ask(service, method, timeout=ANSWER_TIMEOUT)
         return json.dumps(answer, indent=2) if as_json else report.table(answer)
     known: dict[str, dict[str, object] | str] = {}
     for path in sorted(Path(RUNNING).glob("*/control")):

@@ -11,7 +11,7 @@ from pathlib import Path
 from prefork_sd.building import build
 from prefork_sd.config import SETTINGS, Config
 from prefork_sd.draft import Choice, draft, written
-from prefork_sd.errors import PreforkError
+from prefork_sd.errors import ConfigError, PreforkError, Problem
 from prefork_sd.gunicornconf import Imported, convert, settings_of
 from prefork_sd.gunicornrun import run
 from prefork_sd.loader import start_directory
@@ -40,8 +40,9 @@ def init(folder: str, wish: Wish) -> None:
     project = survey(home)
     if "app" not in project.chosen:
         raise PreforkError(
-            f"no app is found in {home}. A module with `app = Flask(...)`, `FastAPI(...)` or "
-            "a function create_app(), or Django's manage.py, would be seen. "
+            f"no app is found in {home}. A module with `app = Flask(...)`, `FastAPI(...)`, a "
+            "function create_app() or app(environ, start_response), or Django's manage.py, would "
+            "be seen. "
             'If it is something else, write the file yourself: "app: module:callable" and '
             f'"directory: {home}" are enough'
         )
@@ -122,7 +123,10 @@ def _deliver(wish: Wish, project: Project, by: str, remarks: Iterable[str]) -> N
     if not NAME.fullmatch(name):
         raise PreforkError(f'"{name}" cannot be a name: use letters, digits, ".", "_" and "-"')
     text = draft(name, project.chosen, by=by, remarks=remarks)
-    cfg = build({key: choice.value for key, choice in project.chosen.items()})
+    try:
+        cfg = build({key: choice.value for key, choice in project.chosen.items()})
+    except ConfigError as error:
+        raise ConfigError(*error.problems, Problem("no file is written")) from None
     target = folders()[0] / f"{name}.yaml"
     if wish.stdout:
         print(text, end="")

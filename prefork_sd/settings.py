@@ -120,8 +120,10 @@ def declared(cls: type) -> tuple[Setting, ...]:
 
 
 def shown(value: object) -> str:
-    """A value as part of a message: short, on one line."""
+    """A value as part of a message: as YAML has it, short, on one line."""
     text = repr(value) if not isinstance(value, str) else f'"{value}"'
+    if value is None or isinstance(value, bool):
+        text = {None: "nothing", True: "yes", False: "no"}[value]
     text = CONTROL.sub("?", text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import yaml
 
-from prefork_sd.config import AS_WRITTEN, FOLDERS
+from prefork_sd.config import AS_WRITTEN, FOLDERS, SETTINGS
 from prefork_sd.errors import ConfigError, Problem
+from prefork_sd.settings import shown
 from prefork_sd.units import EXECUTABLE
 from prefork_sd.values import nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SIZE_MAX = 1 << 20  # bytes of YAML
 DEPTH_MAX = 20  # collections within each other
+
+_GLUED = re.compile(r" *(?P<key>[A-Za-z_][A-Za-z0-9_]*):(?!//)(?P<value>[^\s:].*)")
 
 Loader: "type[yaml.SafeLoader | yaml.CSafeLoader]" = (  # not every yaml has the latter
     yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
@@ -193,10 +196,33 @@ def _syntax(error: yaml.YAMLError, file: str, text: str) -> Problem:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
         what = ", ".join(part for part in (error.context, error.problem) if part)
+        if error.context_mark and error.context == "while scanning a simple key":
+            line = error.context_mark.line + 1
+            what = 'here belongs "name: value"'
+        elif error.context_mark and error.context == "while scanning a quoted scalar":
+            line = error.context_mark.line + 1
+            what = "the quote that opens here is not closed"
+        # a nested one is taken for text, and noticed by the line after it
+        begins = line - ("mapping values are not allowed" in str(error.problem))
+        if match := _GLUED.fullmatch(text, *_span(text, begins)):
+            return Problem(f"{_slip(match)} needs a space after the colon", "", file, begins)
     elif isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         what = "has a character that YAML does not allow"
     return Problem(f"not valid YAML: {what}", file=file, line=line)
+
+
+def _span(text: str, line: int) -> tuple[int, int]:
+    """Where a line begins and ends, counted from 1."""
+    lines = text.split("\n")[:line]
+    end = len("\n".join(lines))
+    return end - len(lines[-1] if lines else ""), end
+
+
+def _slip(glued: re.Match[str]) -> str:
+    """What was written, without the value where that may be a secret."""
+    known = SETTINGS.get(glued["key"])
+    return shown(glued[0].strip() if known and not known.kind.secret else f"{glued['key']}:")
 
 
 def templates() -> dict[str, str]:

@@ -157,7 +157,7 @@ def read_workers(value: object, setting: Setting) -> int:
     try:
         return read_whole(value, setting)
     except BadValueError as error:
-        raise BadValueError(("", f'{error}, or "auto"')) from None
+        raise BadValueError(("", str(error).replace(", not ", ' or "auto", not ', 1))) from None
 
 
 def read_worker_class(value: object, setting: Setting) -> str:
@@ -165,9 +165,8 @@ def read_worker_class(value: object, setting: Setting) -> str:
     name = read_text(value, setting)
     if name not in WORKER_CLASSES and not HOOK.fullmatch(name):
         ours = ", ".join(WORKER_CLASSES)
-        raise BadValueError(
-            ("", f"must be one of {ours} or a path like package.module.Class, not {name}")
-        )
+        text = f"must be one of {ours} or a path like package.module.Class, not {name}"
+        raise BadValueError(("", f"{text}{nearest(name, WORKER_CLASSES)}"))
     return name
 
 

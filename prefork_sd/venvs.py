@@ -11,6 +11,8 @@ ABSENT = "does not exist"
 NO_VENV = "is not a virtual environment, it has no bin/python"
 DENIED = "cannot be reached (Permission denied)"
 CLOSED = '"prefork-sd check" says what opens it'
+OTHER = "name the folder of one"
+PARTS = {"bin", "include", "lib", "lib64", "share"}  # what an environment that is broken may have
 OURS = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -24,7 +26,7 @@ def interpreter(venv: str) -> Path:
     target = Path(os.path.realpath(python))
     if reason := _unreachable(root) or _unreachable(python, NO_VENV, follow=False):
         leads = f" leads to {root}, which" if str(root) != os.path.normpath(venv) else ""
-        remedy = CLOSED if reason == DENIED else _way(venv)
+        remedy = CLOSED if reason == DENIED else OTHER if _is_other(root) else _way(venv)
         raise wrong(f"{venv}{leads} {reason}; {remedy}")
     if reason := _unreachable(target):
         hidden = any(target.is_relative_to(home) for home in HOMES)
@@ -49,6 +51,15 @@ def _unreachable(path: Path, absent: str = ABSENT, *, follow: bool = True) -> st
     except OSError as error:
         return f"cannot be reached ({error.strerror})"
     return ""
+
+
+def _is_other(root: Path) -> bool:
+    """Whether a folder has been made for something else: no environment is to be put there."""
+    try:
+        names = {path.name for path in root.iterdir()}
+    except OSError:
+        return False
+    return "pyvenv.cfg" not in names and not names <= PARTS
 
 
 def wrong(text: str) -> ConfigError:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from math import inf
+from traceback import format_exception
 from typing import Protocol
 
 from prefork_sd.applog import Served
@@ -70,8 +71,11 @@ class AccessLog:
         )
         text = f"{request.method} {request.path} {response.status} in {duration * 1e3:.1f} ms"
         if failure is not None:
-            text += f": {said(failure)}"
-            self._log.error("%s", text, exc_info=failure, extra=fields)
+            reason = said(failure)
+            # one that was never raised has no more to say
+            bare = failure.__traceback__ is None and format_exception(failure) == [f"{reason}\n"]
+            exc_info = None if bare else failure
+            self._log.error("%s: %s", text, reason, exc_info=exc_info, extra=fields)
         else:
             bad = slow or response.status >= 500
             self._log.log(logging.WARNING if bad else logging.INFO, "%s", text, extra=fields)

@@ -117,7 +117,7 @@ def test_a_stopped_worker_is_replaced(systemd: Systemd) -> None:
     os.kill(victim, SIGSTOP)
     systemd.record(text="stopped by SIGSTOP")
     record = systemd.record("worker-hung", PREFORK_SD_WORKER_PID=victim)
-    assert "was stopped and nobody continued it" in record["message"]
+    assert "stayed stopped for too long" in record["message"]
     systemd.expect("STATUS=serving: 2 of 2")
     assert other in systemd.workers()
 

@@ -301,7 +301,11 @@ def point(link: Path, target: Path) -> None:
 def test_what_a_reload_cannot_change_is_said_with_the_command_that_can(systemd: Systemd) -> None:
     systemd.up(workers=1)
     systemd.configure(workers=1, bind="127.0.0.1:1", pidfile="/run/other.pid")
-    assert systemd.reload().status == 0
+    reload = systemd.reload()
+    assert reload.status == 0
+    verdict, *notes = reload.text.splitlines()
+    assert "generation 2 serves" in verdict
+    assert ["bind" in notes[0], "pidfile" in notes[1]] == [True, True]
     socket = systemd.record("config-warning", "cannot change bind")
     assert "systemctl restart shop.socket" in socket["message"]
     service = systemd.record("config-warning", "cannot change pidfile")

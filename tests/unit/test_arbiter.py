@@ -103,6 +103,25 @@ def test_a_start_that_cannot_succeed_halts_with_the_reason(
     assert len(stage.workers()) == 2  # nobody was forked in vain
 
 
+def test_why_a_start_failed_is_on_record_once_and_in_the_status(make: MakeStage) -> None:
+    stage = make()
+    stage.obey()
+    stage.arbiter.start()
+    stage.turn()
+    stage.die(stage.workers()[0], ExitCode.APP_LOAD_ERROR, words='cannot import "shop:app"')
+    with pytest.raises(HaltServer) as caught:
+        stage.turn()
+    halt = caught.value
+    stage.arbiter.halt(halt.reason, halt.exit_status, halt.record)
+    told = [record.getMessage() for record in stage.journal.records]
+    assert [text for text in told if "cannot import" in text] == stage.journal.of(
+        "worker-boot-failed"
+    )
+    assert stage.journal.of("worker-boot-failed")[0].endswith('cannot import "shop:app"')
+    assert stage.journal.of("stop") == ["halted: no worker could boot"]
+    assert stage.heard()[-1]["STATUS"] == 'cannot import "shop:app"'
+
+
 def test_once_a_worker_was_ready_a_failing_one_never_halts_the_service(make: MakeStage) -> None:
     stage = make()
     stage.arbiter.start()
@@ -550,8 +569,11 @@ def test_term_drains_and_a_second_one_does_not_wait(stage: Stage) -> None:
     assert len(stage.signals(SIGQUIT)) == 3
     for worker in stage.workers():
         stage.die(worker)
-    with pytest.raises(HaltServer, match="stopped"):
+    with pytest.raises(HaltServer, match="stopped") as caught:
         stage.turn()
+    stage.heard()
+    assert stage.arbiter.halt(caught.value.reason) == ExitCode.CLEAN
+    assert stage.heard()[-1] == {"STATUS": "stopped"}
     assert stage.said("STOPPING", "READY") == []
 
 

@@ -45,6 +45,7 @@ def remarks(**settings: Any) -> dict[str, str]:
         ({"bind": "unix:x.sock"}, {"bind": "unix:/srv/shop/x.sock"}),
         ({"bind": "0.0.0.0:443", "certfile": "c.pem", "keyfile": "/k.pem"},
          {"tls_bind": ["0.0.0.0:443"], "tls_certificate": "/srv/shop/c.pem", "tls_key": "/k.pem"}),
+        ({"bind": "0.0.0.0:443", "certfile": "/c.pem", "cert_reqs": 1}, {"bind": "0.0.0.0:443"}),
         ({"bind": "0.0.0.0:1", "certfile": "/c", "keyfile": "/k", "ca_certs": "/a", "cert_reqs": 1},
          {"tls_bind": ["0.0.0.0:1"], "tls_certificate": "/c", "tls_key": "/k",
           "tls_client_ca": "/a", "tls_client_auth": "optional"}),
@@ -86,6 +87,7 @@ def test_a_counterpart(settings: dict[str, Any], ours: dict[str, object]) -> Non
         ({"worker_class": "gthread"}, "heartbeat"),
         ({"limit_request_line": 0}, "at least 64"),
         ({"group": "www-data"}, "`user`"),
+        ({"certfile": "/c.pem"}, "it needs a keyfile"),
         ({"user": "root"}, "root is left out"),
         ({"raw_env": ["SECRET_KEY=x"]}, "SECRET_KEY may be a secret"),
         ({"errorlog": "/var/log/x"}, "journalctl"),
@@ -176,6 +178,15 @@ def test_a_file_that_fails_says_why(tmp_path: Path, code: str) -> None:
     file = tmp_path / "gunicorn.conf.py"
     file.write_text(code)
     assert run(file, sys.executable, tmp_path)[2]
+
+
+@pytest.mark.parametrize("code", ["1/0", "def f(:", "import nothing_of_this_name"])
+def test_a_file_that_fails_shows_its_own_frames_alone(tmp_path: Path, code: str) -> None:
+    file = tmp_path / "gunicorn.conf.py"
+    file.write_text(code)
+    text = run(file, sys.executable, tmp_path)[2]
+    assert "gunicornrun" not in text
+    assert f'"{file}", line 1' in text or "nothing_of_this_name" in text
 
 
 def test_a_file_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ import logging
 from math import inf
 from signal import SIGKILL, SIGSEGV, SIGTERM
 
+import pytest
+
 import prefork_sd.workers.base
 from prefork_sd.journal import Event
 from prefork_sd.obituary import evidence, holding, obituary
@@ -78,6 +80,14 @@ def test_one_that_could_not_boot_says_why_in_a_line_and_then_in_full() -> None:
     assert notice.message.startswith("worker 42 could not boot: cannot import")
 
 
+@pytest.mark.parametrize("header", ["", "Traceback (most recent call last):\n"])
+def test_a_traceback_without_frames_is_not_said_again(header: str) -> None:
+    line = "PermissionError: [Errno 13] Permission denied: '/srv/app.py'"
+    words = f'cannot import "app:app": {line}\n{header}{line}\n'
+    notice = obituary(child(ready=False), Exit(42, status=4), "", words, [], NOW)
+    assert notice.message == f'worker 42 could not boot: cannot import "app:app": {line}'
+
+
 def test_one_that_was_killed_in_boot() -> None:
     notice = obituary(child(ready=False), Exit(42, signal=SIGKILL), "", "", [], NOW)
     assert notice.text == "worker 42 was killed by SIGKILL while it was booting"
@@ -93,6 +103,15 @@ def test_the_stacks_are_those_of_the_app() -> None:
     assert evidence(words) == (
         'Current thread 0x1 (most recent call first):\n  File "/srv/shop.py", line 3 in report'
     )
+
+
+def test_a_thread_without_a_frame_of_the_app_is_no_evidence() -> None:
+    ours = prefork_sd.workers.base.__file__
+    idle = f'Current thread 0x1 (most recent call first):\n  File "{ours}", line 9 in run\n'
+    assert evidence(f"Fatal Python error: Aborted\n\n{idle}") == ""
+    busy = 'Thread 0x2 (most recent call first):\n  File "/srv/shop.py", line 3 in report'
+    assert evidence(f"Fatal Python error: Aborted\n\n{idle}\n{busy}\n") == busy
+    assert evidence(f"Fatal Python error: Aborted\n\n{busy}\n\n{idle}") == busy
 
 
 def test_of_many_requests_the_oldest_is_named() -> None:

@@ -411,7 +411,7 @@ def test_a_worker_that_hangs_while_it_drains_is_not_waited_for(served: Stage) ->
 def test_a_stopped_worker_has_to_be_continued(served: Stage) -> None:
     served.pool.stopped(2, served.now)
     served.now += STOPPED_GRACE
-    reason = "was stopped and nobody continued it"
+    reason = "stayed stopped for too long"
     assert kills(served.turn()) == [(2, SIGABRT, reason)]
 
 

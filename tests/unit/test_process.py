@@ -202,8 +202,14 @@ def test_an_orphan_is_handed_to_the_subreaper_before_it_runs() -> None:
 
 def test_become_nobody_else_is_no_work() -> None:
     process.become("", "")
-    with pytest.raises(PreforkError, match="no-such-user"):
+    process.become(str(os.geteuid()), str(os.getegid()))
+
+
+def test_become_somebody_who_is_not_there() -> None:
+    with pytest.raises(PreforkError, match=r"^user: there is no no-such-user$"):
         process.become("no-such-user", "")
+    with pytest.raises(PreforkError, match=r"^group: there is no no-such-group$"):
+        process.become(str(os.geteuid()), "no-such-group")
 
 
 @pytest.mark.parametrize(

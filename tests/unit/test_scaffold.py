@@ -114,7 +114,9 @@ def test_what_the_unit_would_hide_is_told(etc: Path, shop: Path, capsys: Capture
 def test_a_folder_without_an_app(etc: Path, shop: Path, capsys: Captured) -> None:
     (shop / "app.py").unlink()
     assert main(["init", str(shop)]) == ExitCode.FAILURE
-    assert "no app is found" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "no app is found" in err
+    assert "app(environ, start_response)" in err
 
 
 @pytest.mark.parametrize("name", ["a/b", "-x", "ä"])
@@ -179,6 +181,13 @@ def test_import_without_an_app(etc: Path, tmp_path: Path, capsys: Captured) -> N
     file.write_text("workers = 3\n")
     assert main(["import", str(file)]) == ExitCode.FAILURE
     assert "--app module:callable" in capsys.readouterr().err
+
+
+def test_import_without_a_key_leaves_tls_out(etc: Path, shop: Path, capsys: Captured) -> None:
+    (shop / "gunicorn.conf.py").write_text("bind = '127.0.0.1:8000'\ncertfile = 'c.pem'\n")
+    assert main(["import", str(shop / "gunicorn.conf.py")]) == 0
+    assert "look at certfile: it needs a keyfile" in capsys.readouterr().err
+    assert not [key for key in read(etc / "shop.yaml")[0] if key.startswith("tls")]
 
 
 @pytest.mark.parametrize(("code", "text"), [("1/0", "ZeroDivisionError"), (None, "no file")])

@@ -111,6 +111,12 @@ def test_anchors_and_merges_work(tmp_path: Path) -> None:
     [
         (b"app: [x\nworkers: 2\n", ":2: not valid YAML: "),
         (b"a: 1\n\tb: 2\n", ":2: not valid YAML: "),
+        (b"app: x\nworkers:2\nthreads: 2\n", ':2: "workers:2" needs a space after the colon'),
+        (b"app: x\nworkers:2\n", ':2: "workers:2" needs a space after the colon'),
+        (b"a: b\nenv:\n  KEY:secret\n  B: 2\n", ':3: "KEY:" needs a space after the colon'),
+        (b"app: x\nworkers 2\n", ':2: not valid YAML: here belongs "name: value"'),
+        (b"app: 'x\na: 1\nb: 2\n", ":1: not valid YAML: the quote that opens here is not closed"),
+        (b'a: 1\napp: "x\nb: 2\n', ":2: not valid YAML: the quote that opens here is not closed"),
         (b"- app\n", ":1: must be a mapping of settings"),
         (b"text\n", ":1: must be a mapping of settings"),
         (b"app: a\nworkers: 1\napp: b\n", ":3: app: is here twice; first in line 1"),
@@ -171,6 +177,11 @@ def test_every_wrong_line_of_an_environment_file_is_told() -> None:
     with pytest.raises(BadValueError) as caught:
         envfile.parse('A=1\nexport B=2\nfoo\n1C=3\nD="x\n')
     assert [place for place, _ in caught.value.found] == ["line 2", "line 3", "line 4", "line 5"]
+
+
+def test_an_export_is_to_be_left_out() -> None:
+    with pytest.raises(BadValueError, match='leave out "export"'):
+        envfile.parse("export B=2\n")
 
 
 @given(st.text(alphabet="A=#;'\"\\ \n\0b", max_size=40))

@@ -85,6 +85,13 @@ def test_only_an_environment_is_to_be_cleared(venv: Path) -> None:
     assert refusal(venv).endswith(f"python3 -m venv --clear {venv}")
 
 
+def test_no_environment_is_put_where_something_else_is(venv: Path) -> None:
+    (venv / "manage.py").touch()
+    emptied(venv)
+    assert refusal(venv).endswith("is not a virtual environment, it has no bin/python; "
+                                  "name the folder of one")  # fmt: skip
+
+
 def test_an_environment_that_is_not_there(tmp_path: Path) -> None:
     assert refusal(tmp_path / "venv").startswith(f"venv: {tmp_path}/venv does not exist; make it")
     link = tmp_path / "current"
