@@ -60,13 +60,17 @@ FLOORS: list[set[str]] = [
     # 3: the app's side
     {"wsgi"},
     # 4 to 6: workers
-    {"workers.base", "workers.bodies", "workers.timers", "workers.wear"},
+    {"workers.base", "workers.bodies", "workers.terms", "workers.timers", "workers.wear"},
+    {"workers.outlet"},
     {"workers.connection"},
     {"workers.access"},
     {"workers.tlsconnection", "workers.asgiprotocol", "workers.asgiscope", "workers.lifespan"},
     {"workers.accept", "workers.asgirequest"},
+    {"workers.clients"},
+    {"workers.calls"},
     {"workers.loop"},
     {"workers.together"},
+    {"workers.hearing"},
     {"workers.shortway"},
     {"workers.asgiservice"},
     {"workers.sync", "workers.threads", "workers.asgi"},
