@@ -139,25 +139,19 @@ def examine(app: "Application") -> str:
     """Do what a start does up to the fork; return a sentence, or raise PreforkError."""
     import logging
 
-    from prefork_sd import abroad
+    from prefork_sd import trial
     from prefork_sd.release import Release
 
     log = logging.getLogger("prefork_sd")
-    release = Release.of(app, log)
     try:
-        if app.cfg.venv:
-            mold = abroad.tried(release, log)
-            kind, python = mold.kind, f", Python {mold.python} of {app.cfg.venv}"
-        else:
-            app.prepare()
-            suited = release.worker_class.suited(app.wsgi(), app.cfg)
-            suited.equip(app.cfg)
-            kind, python = suited.__name__, ""
+        release = Release.of(app, log)
+        mold = trial.tried(release, log)
     except AppImportError as error:
         if error.details:
             print(error.details, file=sys.stderr)
         raise
-    return f"{app.cfg.app} can be served by {release.workers} workers ({kind}{python})."
+    python = f", Python {mold.python} of {app.cfg.venv}" if app.cfg.venv else ""
+    return f"{app.cfg.app} can be served by {release.workers} workers ({mold.kind}{python})."
 
 
 def unit(arguments: argparse.Namespace) -> int:

@@ -74,7 +74,7 @@ FLOORS: list[set[str]] = [
     {"release", "bulletin"},
     {"mold"},
     {"abroad"},
-    {"foundry"},
+    {"foundry", "trial"},
     {"crew"},
     {"lookout"},
     {"reloading", "vitals"},
