@@ -62,7 +62,7 @@ def _accounts(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
         text = f"a user {name} exists, and DynamicUser takes the service's name"
         mend = f"say so with user: {name}, or give the file another name"
         yield Finding(text, "the service runs as that user", mend)
-    opened = loaded.active or "Socket" in cfg.unit or not _unix(name, cfg)
+    opened = loaded.active or loaded.listening or "Socket" in cfg.unit or not _unix(name, cfg)
     for key, stops in (("group", _says(loaded, cfg, "Group")), ("socket_group", not opened)):
         group = getattr(cfg, key)
         if group and not [*machine.gids_of((group,))]:
@@ -153,17 +153,17 @@ def _real(path: str) -> str:
 
 
 def _addresses(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
-    own = [address for one in units.sockets(name, cfg) for address in one.addresses]
+    own = [(one.key, address) for one in units.sockets(name, cfg) for address in one.addresses]
     twice = list(addresses.declared_twice(own, *_others(name)))
     yield from twice
     if systemctl.booted():
         yield from () if twice else _listening(name, cfg, loaded)
-        yield from _unreachable(own, cfg)
+        yield from _unreachable([at for key, at in own if key != "status_bind"], cfg)
     if loaded.service:
         return  # systemd opens them
     first = machine.unprivileged_port()
-    for address in own:
-        if finding := addresses.below(address, first):
+    for key, address in own:
+        if finding := addresses.below((key, address), first):
             yield finding
 
 
@@ -192,7 +192,7 @@ def _listening(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
         active = loaded.sockets.get(one.unit, {}).get("ActiveState") == "active"
         for address in one.addresses:
             if not active:
-                finding = addresses.taken(address, found, holders)
+                finding = addresses.taken((one.key, address), found, holders)
                 if finding and loaded.active:  # by the service itself, maybe
                     finding = dataclasses.replace(finding, stops=False)
             elif one.unit not in loaded.stale:

@@ -58,9 +58,14 @@ class Loaded:
 
     @property
     def active(self) -> bool:
-        """Whether the service or one of its sockets is, as systemd says."""
-        states = [one.get("ActiveState") for one in (self.service, *self.sockets.values())]
-        return any(state not in (None, "inactive", "failed") for state in states)
+        """Whether the service is, as systemd says."""
+        return self.service.get("ActiveState", "inactive") not in ("inactive", "failed")
+
+    @property
+    def listening(self) -> bool:
+        """Whether all of its sockets are active."""
+        states = [one.get("ActiveState") for one in self.sockets.values()]
+        return bool(states) and all(state == "active" for state in states)
 
 
 def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
@@ -124,7 +129,7 @@ def _sockets(loaded: Loaded) -> Iterator[Finding]:
         if state == "failed":
             text = f"{unit} has failed ({properties.get('Result', '')})"
             mend = f"journalctl -u {unit} says why; then systemctl restart {unit}"
-            yield Finding(text, "nobody listens for the service", mend)
+            yield Finding(text, "nobody listens for the service", mend, stops=True)
         listening = set(re.findall(r"(\S+) \(Stream\)", properties.get("Listen", "")))
         wanted = set(re.findall(r"^ListenStream=(.*)$", loaded.expected.get(unit, ""), re.M))
         if state == "active" and listening and listening != wanted:

@@ -201,7 +201,7 @@ def test_units_that_are_not_right(units: Loaded, what: str, mend: str) -> None:
     (finding,) = found(units)
     assert what in finding.what
     assert mend in finding.mend
-    assert finding.stops == (what.startswith(("masked", "/usr/bin/gunicorn")))
+    assert finding.stops == (what.startswith(("masked", "/usr/bin/gunicorn", "has failed")))
 
 
 def test_a_unit_written_from_the_file_is_fine() -> None:
@@ -283,7 +283,8 @@ def test_addresses_that_cannot_both_be_had(one: str, other: str, both: bool) -> 
 
 def test_two_services_with_one_address() -> None:
     files = {"blog": "/etc/prefork-sd/blog.yaml"}
-    (finding,) = declared_twice(["127.0.0.1:80", "unix:/a"], {"blog": ["0.0.0.0:80"]}, files)
+    own = [("bind", "127.0.0.1:80"), ("bind", "unix:/a")]
+    (finding,) = declared_twice(own, {"blog": ["0.0.0.0:80"]}, files)
     assert "blog (/etc/prefork-sd/blog.yaml)" in finding.what
 
 
@@ -291,16 +292,18 @@ HELD = [Listener("0.0.0.0", 80, "7")]
 
 
 def test_an_address_that_is_taken() -> None:
-    finding = taken("127.0.0.1:80", HELD, {"7": "nginx (12)"})
+    finding = taken(("status_bind", "127.0.0.1:80"), HELD, {"7": "nginx (12)"})
     assert finding
+    assert finding.what.startswith("status_bind: ")
+    assert "or change status_bind" in finding.mend
     assert "nginx (12)" in finding.what
     assert finding.stops
-    assert taken("[::]:80", HELD, {"7": "nginx (12)"}) is not None
-    six = taken("127.0.0.1:80", [Listener("::", 80, "7")], {})
+    assert taken(("bind", "[::]:80"), HELD, {"7": "nginx (12)"}) is not None
+    six = taken(("bind", "127.0.0.1:80"), [Listener("::", 80, "7")], {})
     assert six
     assert not six.stops  # it may listen for IPv6 alone
-    assert taken("127.0.0.1:81", HELD, {}) is None
-    assert taken("unix:/a", HELD, {}) is None
+    assert taken(("bind", "127.0.0.1:81"), HELD, {}) is None
+    assert taken(("bind", "unix:/a"), HELD, {}) is None
 
 
 def test_a_socket_that_does_not_listen_where_it_should() -> None:
@@ -317,7 +320,7 @@ def test_a_socket_that_does_not_listen_where_it_should() -> None:
      ("unix:/a", 1024, False), ("127.0.0.1:0", 1024, False)],
 )  # fmt: skip
 def test_a_port_below_1024_without_systemd(address: str, first: int, told: bool) -> None:
-    assert (below(address, first) is not None) == told
+    assert (below(("bind", address), first) is not None) == told
 
 
 NGINX = Proxy("nginx", Identity("www-data", 33, frozenset({33})))
@@ -470,6 +473,21 @@ def test_an_address_that_is_taken_stops_who_has_yet_to_start(
     monkeypatch.setattr(machine, "shown", lambda unit: NEW | {"ActiveState": states[unit]})
     monkeypatch.setattr(machine, "listening", lambda: HELD)
     assert ("error: bind: " in told(site, "bind: 127.0.0.1:80\n")) == stops
+
+
+def test_a_socket_that_has_failed_is_not_excused_by_another_one(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = {"shop.service": "inactive", "shop.socket": "failed", "shop-status.socket": "active"}
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    monkeypatch.setattr(machine, "shown", lambda unit: NEW | {"ActiveState": states[unit]})
+    monkeypatch.setattr(machine, "listening", lambda: HELD)
+    texts = told(site, "bind: 127.0.0.1:80\nstatus_bind: 127.0.0.1:81\nsocket_user: nobody-x\n")
+    assert "error: shop.socket has failed" in texts
+    assert "error: bind: " in texts
+    assert "error: socket_user: " not in texts  # it has no unix socket
+    texts = told(site, "status_bind: 127.0.0.1:81\nsocket_user: nobody-of-this-name\n")
+    assert "error: socket_user: " in texts
 
 
 def test_a_port_that_no_unit_opens(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
