@@ -157,7 +157,7 @@ def _addresses(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
     twice = list(addresses.declared_twice(own, *_others(name)))
     yield from twice
     if systemctl.booted():
-        yield from () if twice else _listening(name, cfg, loaded)
+        yield from () if twice or loaded.foreign else _listening(name, cfg, loaded)
         yield from _unreachable([at for key, at in own if key != "status_bind"], cfg)
     if loaded.service:
         return  # systemd opens them

@@ -11,6 +11,7 @@ from prefork_sd.settings import TIME_UNITS
 from prefork_sd.units import Hidden
 
 GENERATED = "/run/systemd/generator"
+PACKAGED = ("/lib/", "/usr/lib/")  # where units are dpkg's
 # as systemctl(1) shows a time span, beside what a setting may say
 SPANS = {**TIME_UNITS, "w": 7 * 86400.0, "month": 2629800.0, "y": 31557600.0}
 COMMAND = re.compile(r'="?/[^"]*?/prefork-sd"? ')
@@ -40,6 +41,13 @@ class Loaded:
     @property
     def ours(self) -> bool:
         return "prefork-sd run" in self.service.get("ExecStart", "")
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is another program's, which has the same name."""
+        there = self.service.get("LoadState", "not-found") not in ("not-found", "masked")
+        generated = self.service.get("FragmentPath", "").startswith(GENERATED)
+        return there and not (self.ours or generated)
 
     @property
     def stale(self) -> list[str]:
@@ -88,18 +96,21 @@ def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
         yield Finding(text, "units are made of YAML files when systemd reloads", reload)
     if loaded.known:
         yield from _deadlines(loaded, cfg)
-    yield from _sockets(loaded)
+    if not loaded.foreign:
+        yield from _sockets(loaded)
 
 
 def _shadowed(loaded: Loaded) -> Iterator[Finding]:
     """Yield what a unit file of one's own, which wins over the generated one, gets wrong."""
     path, unit = loaded.service.get("FragmentPath", ""), f"{loaded.name}.service"
     away = f"rm {path} && systemctl daemon-reload"
-    if not loaded.ours:
+    if loaded.foreign:
         argv = re.search(r"argv\[\]=(.*?) ;", loaded.service.get("ExecStart", ""))
         what = f" and runs: {argv[1]}" if argv else ""
         text = f"{unit} is {path}, which wins over the generated unit{what}"
         mend = f"systemctl stop {unit} && {away}"
+        if path.startswith(PACKAGED):
+            mend = "give the YAML file another name"
         yield Finding(text, "the YAML file has no effect", mend, stops=True)
     elif unit in loaded.stale:
         text = f"{unit} is {path}, which is not what the YAML file gives"

@@ -204,6 +204,31 @@ def test_units_that_are_not_right(units: Loaded, what: str, mend: str) -> None:
     assert finding.stops == (what.startswith(("masked", "/usr/bin/gunicorn", "has failed")))
 
 
+DBUS = {
+    "FragmentPath": "/lib/systemd/system/shop.service",
+    "ExecStart": "{ path=/usr/bin/dbus-daemon ; argv[]=/usr/bin/dbus-daemon --system ; x }",
+}
+
+
+def test_a_unit_of_a_package_is_not_to_be_removed() -> None:
+    (finding,) = found(loaded(DBUS, {"Listen": "/run/dbus/system_bus_socket (Stream)"}))
+    assert "/usr/bin/dbus-daemon --system" in finding.what
+    assert finding.mend == "give the YAML file another name"
+    assert finding.stops
+
+
+def test_the_sockets_of_another_program_are_left_alone(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    monkeypatch.setattr(machine, "shown", lambda _: OURS | DBUS | {"ActiveState": "active"})
+    monkeypatch.setattr(machine, "listening", lambda: HELD)
+    text = told(site, "bind: 127.0.0.1:80\n")
+    assert "shop.service is /lib/systemd/system/shop.service" in text
+    assert "shop.socket" not in text
+    assert "bind: " not in text
+
+
 def test_a_unit_written_from_the_file_is_fine() -> None:
     assert found(loaded({"FragmentPath": OWN_FILE})) == []
 
