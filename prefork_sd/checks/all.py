@@ -130,6 +130,10 @@ def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
             continue
         if finding := _unreadable(key, path, identity):
             yield finding
+        elif key == "directory":
+            needed = machine.app_files(cfg.app, (path, *cfg.pythonpath))
+            if finding := closed_files(path, machine.sources(Path(path)), identity, needed):
+                yield finding
 
 
 def _unreadable(key: str, path: str, identity: Identity) -> Finding | None:
@@ -139,10 +143,7 @@ def _unreadable(key: str, path: str, identity: Identity) -> Finding | None:
         stops = key in NEEDED
         why = "the service cannot work without it" if stops else "nothing is imported from there"
         return Finding(f"{key}: there is no {path}", why, "correct the path", stops=stops)
-    finding = closed_path(key, machine.way(path), identity)
-    if finding is None and key == "directory":
-        finding = closed_files(path, machine.sources(Path(path)), identity)
-    return finding
+    return closed_path(key, machine.way(path), identity)
 
 
 def _real(path: str) -> str:

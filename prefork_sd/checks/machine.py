@@ -5,7 +5,7 @@ import os
 import pwd
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prefork_sd import systemctl
@@ -135,6 +135,21 @@ def sources(folder: Path) -> Iterator[Node]:
                 return
             if found := node(Path(place, name)):
                 yield found
+
+
+def app_files(app: str, roots: Iterable[str]) -> list[str]:
+    """The module that an `app` names and its packages, in the first folder that has any of it."""
+    module = app.partition(":")[0] if ":" in app else app.rpartition(".")[0]
+    parts = module.removesuffix("()").split(".")
+    for root in roots:
+        place, places = Path(root), list[Path]()
+        for part in parts:
+            places.append(place / f"{part}.py")
+            place /= part
+            places += [place, place / "__init__.py"]
+        if found := [str(one) for one in places if exists(str(one))]:
+            return found
+    return []
 
 
 def listening() -> list[Listener]:

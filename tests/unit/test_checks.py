@@ -119,12 +119,41 @@ def test_the_way_to_a_path_is_read_from_disk(tmp_path: Path) -> None:
 
 def test_closed_files_are_one_finding() -> None:
     nodes = [file(f"/srv/shop/{number}.py", 0o600) for number in range(5)]
-    finding = closed_files("/srv/shop", [*nodes, file("/srv/shop/z.py", 0o644)], NOBODY)
+    finding = closed_files("/srv/shop", [*nodes, file("/srv/shop/z.py", 0o644)], NOBODY, ())
     assert finding
+    assert not finding.stops
     assert "/srv/shop/0.py" in finding.what
     assert "and 2 more" in finding.what
     assert finding.mend == "chmod -R o+rX /srv/shop"
-    assert closed_files("/srv/shop", [file("/srv/shop/z.py", 0o644)], NOBODY) is None
+    assert closed_files("/srv/shop", [file("/srv/shop/z.py", 0o644)], NOBODY, ()) is None
+
+
+def test_a_closed_module_of_the_app_stops_it_and_comes_first() -> None:
+    nodes = [file(f"/srv/shop/{number}.py", 0o600) for number in range(5)]
+    finding = closed_files("/srv/shop", nodes, NOBODY, ["/srv/shop/4.py", "/srv/shop"])
+    assert finding
+    assert str(finding).startswith("error: ")
+    assert "user: /srv/shop/4.py, /srv/shop/0.py" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("app", "files"),
+    [
+        ("shop.web:app", ["shop", "shop/__init__.py", "shop/web.py"]),
+        ("shop.web.app", ["shop", "shop/__init__.py", "shop/web.py"]),
+        ("shop:make_app()", ["shop", "shop/__init__.py"]),
+        ("single:app", ["single.py"]),
+        ("nowhere:app", []),
+    ],
+)
+def test_the_files_that_an_app_is_imported_from(tmp_path: Path, app: str, files: list[str]) -> None:
+    roots = [tmp_path / "nothing", tmp_path / "src", tmp_path / "other"]
+    for root in roots[1:]:
+        (root / "shop").mkdir(parents=True)
+        for name in ("shop/__init__.py", "shop/web.py", "shop/other.py", "single.py"):
+            (root / name).touch()
+    found = machine.app_files(app, map(str, roots))
+    assert found == [str(roots[1] / name) for name in files]
 
 
 # ---- units
@@ -455,6 +484,18 @@ def told(site: Path, yaml: str) -> str:
 )
 def test_what_is_told_of_a_file(site: Path, yaml: str, text: str) -> None:
     assert text in told(site, yaml)
+
+
+def test_an_app_that_is_closed_to_the_service(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    monkeypatch.setattr(machine, "shown", lambda _: NEW)
+    monkeypatch.setattr(machine, "way", lambda _: [])  # that the folders are open
+    (site / "code" / "other.py").touch(0o600)
+    open_folders = "unit: {Service: {PrivateTmp: no}}\n"
+    assert "warning: directory: closed to" in told(site, open_folders)
+    (site / "code" / "a.py").touch(0o600)
+    text = f"error: directory: closed to the service's own user: {site}/code/a.py"
+    assert text in told(site, open_folders)
 
 
 NEW = {"LoadState": "not-found"}  # the units of a file that systemd has not read yet
