@@ -12,6 +12,7 @@ from prefork_sd.checks.access import NEEDED, Identity, closed_files, closed_path
 from prefork_sd.checks.finding import Finding
 from prefork_sd.checks.unitfile import Loaded, hidden_finding, unit_findings
 from prefork_sd.checks.venv import venv_findings
+from prefork_sd.checks.verified import drafts, refused
 from prefork_sd.config import Config
 from prefork_sd.errors import ConfigError
 from prefork_sd.sources import folders, read, services, templates
@@ -35,6 +36,8 @@ def findings(name: str, path: Path, cfg: Config) -> Iterator[Finding]:
     installed = path.parent in folders()
     loaded = machine.loaded(name, texts) if installed else Loaded(name, {})
     yield from unit_findings(loaded, cfg)
+    if cfg.unit:
+        yield from refused(cfg.unit, machine.verified(drafts(cfg.unit)))
     yield from _judged(_accounts(name, cfg, loaded), cfg, loaded)
     yield from _judged(_paths(path if installed else None, cfg, loaded), cfg, loaded)
     if cfg.venv:

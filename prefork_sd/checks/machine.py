@@ -5,6 +5,7 @@ import os
 import pwd
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ SHOWN = (
     "TimeoutStartUSec,TimeoutStopUSec,ProtectHome,PrivateTmp,User,Group,DynamicUser,"
     "SupplementaryGroups,BindPaths,BindReadOnlyPaths,RootDirectory,RootImage"
 )
+VERIFY = ("systemd-analyze", "verify", "--man=no", "--recursive-errors=no")
 FILES_MAX = 5000  # that are looked at below an app's folder
 ACL = "system.posix_acl_access"
 PROXIES = {  # program, user, the folder that it locks itself into
@@ -46,6 +48,18 @@ def loaded(name: str, expected: Mapping[str, str]) -> Loaded:
     texts = {one: _text(found.get("FragmentPath", "")) for one, found in known.items()}
     texts[unit] = _text(service.get("FragmentPath", ""))
     return Loaded(name, service, known, expected, texts)
+
+
+def verified(files: Mapping[str, str]) -> str:
+    """What systemd-analyze(1) says of unit files; nothing where it is not there."""
+    with tempfile.TemporaryDirectory(prefix="prefork-sd-") as folder:
+        paths = [Path(folder, name) for name in files]
+        for path, text in zip(paths, files.values(), strict=True):
+            path.write_text(text, encoding="utf-8")
+        try:
+            return systemctl.run([*VERIFY, *map(str, paths)], TIMEOUT).stderr
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
 
 
 def _text(path: str) -> str:

@@ -1,5 +1,7 @@
 """The decisions of `check`, one by one, from facts that are made up."""
 
+import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from prefork_sd.checks.addresses import (
 )
 from prefork_sd.checks.unitfile import Loaded, directives, hidden_finding, seconds, unit_findings
 from prefork_sd.checks.venv import venv_findings
+from prefork_sd.checks.verified import drafts, refused
 from prefork_sd.config import Config
 from prefork_sd.loader import Application
 from prefork_sd.units import Hidden
@@ -296,6 +299,54 @@ def test_time_spans_of_systemctl(text: str, value: float) -> None:
 def test_what_a_drop_in_shows_is_not_hidden(said: str, told: bool) -> None:
     one = Hidden("directory", "/home/me", "ProtectHome", "move it")
     assert (hidden_finding(one, loaded({"ProtectHome": said})) is not None) == told
+
+
+# ---- directives of one's own
+
+OWN: dict[str, dict[str, tuple[str, ...]]] = {
+    "Service": {"MemoryMx": ("1G",), "MemoryMax": ("lots",), "Nice": ("5",)},
+    "Unit": {"After": ("blog.service", "x")},
+    "Socket": {"Backlg": ("3",)},
+}
+SAID = """\
+/tmp/x/prefork-sd-check.service:4: Unknown key 'MemoryMx' in section [Service], ignoring.
+/tmp/x/prefork-sd-check.service:5: Invalid memory limit 'lots', ignoring: Invalid argument
+/lib/systemd/system/other.service:6: Unknown key 'Nce' in section [Service], ignoring.
+/tmp/x/prefork-sd-check.service:9: Failed to add dependency on x, ignoring
+/tmp/x/prefork-sd-check.service:9: Failed to add dependency on x, ignoring
+prefork-sd-check.service: Command /bin/true is not executable: No such file or directory
+/tmp/x/prefork-sd-check.socket:4: Unknown key 'Backlg' in section [Socket], ignoring.
+"""
+
+
+def test_what_systemd_says_of_a_directive_is_told_by_its_setting() -> None:
+    assert [finding.what for finding in refused(OWN, SAID)] == [
+        "unit.Service.MemoryMx: Unknown key 'MemoryMx' in section [Service], ignoring.",
+        "unit.Service.MemoryMax: Invalid memory limit 'lots', ignoring: Invalid argument",
+        "unit.Unit.After: Failed to add dependency on x, ignoring",
+        "unit.Socket.Backlg: Unknown key 'Backlg' in section [Socket], ignoring.",
+    ]
+    assert list(refused(OWN, "")) == []
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_the_systemd_of_this_machine_says_what_it_does_not_know(site: Path) -> None:
+    text = told(site, "unit: {Service: {MemoryMx: 1G, Nice: 5}, Socket: {Backlg: 3}}\n")
+    assert "warning: unit.Service.MemoryMx: Unknown key" in text
+    assert "warning: unit.Socket.Backlg: Unknown key" in text
+    assert "unit.Service.Nice" not in text
+
+
+@pytest.mark.parametrize("script", ["echo $0.service:4: no >&2", "exec false"])
+def test_only_lines_of_the_drafts_count(
+    site: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    (site / "systemd-analyze").write_text(f"#!/bin/sh\n{script}\n")
+    (site / "systemd-analyze").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{site}:{os.environ['PATH']}")
+    assert "unit.Service" not in told(site, "unit: {Service: {MemoryMx: 1G}}\n")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert machine.verified(drafts(OWN)) == ""
 
 
 # ---- addresses
