@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefork_sd.checks.access import WRITE, Identity, Node, denied
@@ -108,6 +108,19 @@ def unheard(unit: str, address: str, found: Iterable[Listener]) -> Finding | Non
     text = f"{unit} is active, but does not listen on {address} yet"
     why = "a socket takes new addresses when it is restarted"
     return Finding(text, why, f"systemctl restart {unit}")
+
+
+def elsewhere(own: Own, has: Callable[[str], bool]) -> Finding | None:
+    """An IP address that the machine, as `has` tells, does not have."""
+    key, address = own
+    wanted = tcp(address)
+    if wanted is None or has(wanted[0]):
+        return None
+    return Finding(
+        f"{key}: this machine does not have {wanted[0]} now",
+        "the socket starts all the same, and nobody can connect to it until then",
+        f"correct {key}, or add the address; ip address shows those that there are",
+    )
 
 
 def below(own: Own, first: int) -> Finding | None:

@@ -157,17 +157,21 @@ def _real(path: str) -> str:
 
 
 def _addresses(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
-    own = [(one.key, address) for one in units.sockets(name, cfg) for address in one.addresses]
+    sockets = units.sockets(name, cfg)
+    own = [(socket.key, address) for socket in sockets for address in socket.addresses]
     twice = list(addresses.declared_twice(own, *_others(name)))
     yield from twice
+    for one in own:
+        if finding := addresses.elsewhere(one, machine.has_address):
+            yield finding
     if systemctl.booted():
         yield from () if twice or loaded.foreign else _listening(name, cfg, loaded)
         yield from _unreachable([at for key, at in own if key != "status_bind"], cfg)
     if loaded.service:
         return  # systemd opens them
     first = machine.unprivileged_port()
-    for key, address in own:
-        if finding := addresses.below((key, address), first):
+    for one in own:
+        if finding := addresses.below(one, first):
             yield finding
 
 

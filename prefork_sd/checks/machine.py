@@ -1,8 +1,10 @@
 """The facts of this machine: what systemctl shows, who is who, what lies where, who listens."""
 
+import errno
 import grp
 import os
 import pwd
+import socket
 import stat
 import subprocess
 import tempfile
@@ -177,6 +179,17 @@ def listening() -> list[Listener]:
     return found
 
 
+def has_address(host: str) -> bool:
+    """Whether one may listen at an IP address; True if that cannot be told."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.bind((host, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
 def owners(inodes: set[str]) -> dict[str, str]:
     """The processes that hold sockets, as "name (pid)", as far as they can be seen."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
@@ -231,5 +244,5 @@ def socket_node(path: str, mode: str, owner: str, group: str) -> tuple[list[Node
     who = account(owner) if owner else None
     gids = [*gids_of((group,))] if group else []
     bits = stat.S_IFSOCK | int(mode, 8)
-    socket = Node(path, bits, (who.uid if who else None) or 0, gids[0] if gids else 0)
-    return way(str(Path(path).parent)), socket
+    itself = Node(path, bits, (who.uid if who else None) or 0, gids[0] if gids else 0)
+    return way(str(Path(path).parent)), itself

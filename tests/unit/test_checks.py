@@ -16,6 +16,7 @@ from prefork_sd.checks.addresses import (
     Proxy,
     below,
     declared_twice,
+    elsewhere,
     listeners,
     nginx_user,
     overlap,
@@ -426,6 +427,17 @@ def test_a_socket_that_does_not_listen_where_it_should() -> None:
 )  # fmt: skip
 def test_a_port_below_1024_without_systemd(address: str, first: int, told: bool) -> None:
     assert (below(("bind", address), first) is not None) == told
+
+
+def test_an_address_that_the_machine_does_not_have(site: Path) -> None:
+    texts = told(site, "bind: [192.0.2.1:8000, '[2001:db8::1]:8000']\nstatus_bind: 8001\n")
+    assert "warning: bind: this machine does not have 192.0.2.1 now" in texts  # RFC 5737
+    assert "does not have 127.0.0.1" not in texts
+    finding = elsewhere(("status_bind", "[2001:db8::1]:80"), lambda host: host != "2001:db8::1")
+    assert finding
+    assert finding.what == "status_bind: this machine does not have 2001:db8::1 now"
+    assert elsewhere(("bind", "unix:/a"), lambda _: False) is None
+    assert machine.has_address("0.0.0.0")
 
 
 NGINX = Proxy("nginx", Identity("www-data", 33, frozenset({33})))
