@@ -46,11 +46,11 @@ def findings(name: str, path: Path, cfg: Config) -> Iterator[Finding]:
 
 
 def _judged(found: Iterable[Finding], cfg: Config, loaded: Loaded) -> Iterator[Finding]:
-    """Yield them; none stops a service that is not systemd's, or that may run otherwise."""
+    """Yield them; few stop a service that is not systemd's, or that may run otherwise."""
     own = cfg.unit.get("Service", {})
     sure = loaded.foreseen and not any(key in own for key in IDENTITY)
     for finding in found:
-        yield finding if sure else dataclasses.replace(finding, stops=False)
+        yield finding if sure or finding.missing else dataclasses.replace(finding, stops=False)
 
 
 # ---- who it runs as, and what they can read
@@ -115,6 +115,8 @@ def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
     python = _real(f"{cfg.venv}/bin/python") if cfg.venv else ""
     inner = dataclasses.replace(real, directory="", env_file="", venv=python)
     for one in (*units.hidden(real), *units.hidden(inner)):
+        if one.key != "venv" and not machine.exists(one.path):
+            continue  # there is nothing to hide
         if finding := hidden_finding(one, loaded):
             unseen.add(one.key)
             yield finding
@@ -145,7 +147,8 @@ def _unreadable(key: str, path: str, identity: Identity) -> Finding | None:
             return None  # which has its own checks
         stops = key in NEEDED
         why = "the service cannot work without it" if stops else "nothing is imported from there"
-        return Finding(f"{key}: there is no {path}", why, "correct the path", stops=stops)
+        text = f"{key}: there is no {path}"
+        return Finding(text, why, "correct the path", stops=stops, missing=stops)
     return closed_path(key, machine.way(path), identity)
 
 

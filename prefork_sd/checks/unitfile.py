@@ -83,6 +83,7 @@ def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
     reload = "systemctl daemon-reload"
     if not state:
         return
+    moved = {} if loaded.foreign else dict(_moved(loaded))
     if state == "not-found":
         text = f"systemd does not know {unit} yet"
         yield Finding(text, "units are made of YAML files when systemd reloads", reload)
@@ -91,13 +92,18 @@ def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
         yield Finding(text, "it cannot be started", f"systemctl unmask {unit}", stops=True)
     elif not loaded.service.get("FragmentPath", "").startswith(GENERATED):
         yield from _shadowed(loaded)
-    elif stale := loaded.stale:
+    elif stale := [unit for unit in loaded.stale if unit not in moved]:
         text = f"not yet as the YAML file says: {', '.join(stale)}"
         yield Finding(text, "units are made of YAML files when systemd reloads", reload)
+        reload = ""
     if loaded.known:
         yield from _deadlines(loaded, cfg)
     if not loaded.foreign:
-        yield from _sockets(loaded)
+        yield from _failed(loaded)
+    if moved:
+        why = "addresses change when a socket is restarted"
+        mend = f"systemctl restart {' '.join(moved)}"
+        yield Finding("; ".join(moved.values()), why, " && ".join(filter(None, (reload, mend))))
 
 
 def _shadowed(loaded: Loaded) -> Iterator[Finding]:
@@ -133,20 +139,24 @@ def _deadlines(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
             yield Finding(text, why, f"take {name}= out of {drop_ins}; the generated unit has it")
 
 
-def _sockets(loaded: Loaded) -> Iterator[Finding]:
-    """Yield the sockets that are not as they should be; `Listen` has the addresses."""
+def _failed(loaded: Loaded) -> Iterator[Finding]:
+    """Yield the sockets that have failed."""
     for unit, properties in loaded.sockets.items():
-        state = properties.get("ActiveState", "")
-        if state == "failed":
+        if properties.get("ActiveState") == "failed":
             text = f"{unit} has failed ({properties.get('Result', '')})"
             mend = f"journalctl -u {unit} says why; then systemctl restart {unit}"
             yield Finding(text, "nobody listens for the service", mend, stops=True)
+
+
+def _moved(loaded: Loaded) -> Iterator[tuple[str, str]]:
+    """Yield (socket, sentence) of those that listen elsewhere; `Listen` has the addresses."""
+    for unit, properties in loaded.sockets.items():
         listening = set(re.findall(r"(\S+) \(Stream\)", properties.get("Listen", "")))
         wanted = set(re.findall(r"^ListenStream=(.*)$", loaded.expected.get(unit, ""), re.M))
-        if state == "active" and listening and listening != wanted:
-            text = f"{unit} listens on {_names(listening)}, and the YAML file says {_names(wanted)}"
-            mend = f"systemctl daemon-reload && systemctl restart {unit}"
-            yield Finding(text, "addresses change when the socket is restarted", mend)
+        active = properties.get("ActiveState") == "active"
+        if active and listening and listening != wanted:
+            told = f"listens on {_names(listening)}, and the YAML file says {_names(wanted)}"
+            yield unit, f"{unit} {told}"
 
 
 def directives(text: str) -> list[str]:

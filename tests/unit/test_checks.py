@@ -262,6 +262,26 @@ def test_the_sockets_of_another_program_are_left_alone(
     assert "bind: " not in text
 
 
+TWO = EXPECTED | {"shop-status.socket": "[Socket]\nListenStream=127.0.0.1:81\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "mends"),
+    [
+        ({}, ["systemctl daemon-reload && systemctl restart shop.socket shop-status.socket"]),
+        (
+            {"shop.service": "[Service]\nExecStart=y"},
+            ["systemctl daemon-reload", "systemctl restart shop.socket shop-status.socket"],
+        ),
+    ],
+)
+def test_systemd_is_to_reload_once(files: dict[str, str], mends: list[str]) -> None:
+    before = {name: "[Socket]" for name in TWO if name != "shop.service"}
+    sockets = dict.fromkeys(before, LISTENING | {"Listen": "127.0.0.1:82 (Stream)"})
+    units = Loaded("shop", OURS, sockets, TWO, TWO | before | files)
+    assert [finding.mend for finding in found(units)] == mends
+
+
 def test_a_unit_written_from_the_file_is_fine() -> None:
     assert found(loaded({"FragmentPath": OWN_FILE})) == []
 
@@ -494,7 +514,8 @@ def test_a_venv_that_is_fine(tmp_path: Path) -> None:
     ("version", "python", "what"),
     [
         ("3.9", "/bin/sh", "is of Python 3.9"),
-        ("3.11", "/nowhere/python3.11", "no Python that runs"),
+        ("3.11", "/nowhere/python3.11", "leads to /nowhere/python3.11, which does not exist"),
+        ("3.11", "/etc/passwd", "no Python that runs"),
     ],
 )
 def test_a_venv_that_is_not(tmp_path: Path, version: str, python: str, what: str) -> None:

@@ -95,6 +95,7 @@ def test_check_by_path(site: Path) -> None:
 
 
 LATER = Finding("the socket is older than the file", "it will do", "restart it")
+GONE = Finding("directory: there is no /x", "why", "correct it", stops=True, missing=True)
 NEVER = Finding("user: there is no keeper", "the service cannot start", "adduser", stops=True)
 APP = "shop:app can be served by 2 workers (SyncWorker)."
 
@@ -105,10 +106,11 @@ APP = "shop:app can be served by 2 workers (SyncWorker)."
         ([], 0, f"fine. {APP}"),
         ([LATER, LATER], 0, f"fine. {APP} 2 warnings above."),
         ([NEVER], 1, f"the service cannot run: 1 error above. The app itself is fine: {APP}"),
+        ([LATER, GONE], 78, "the service cannot run: 1 error and 1 warning above.\n"),
         ([LATER, NEVER], 1, "the service cannot run: 1 error and 1 warning above."),
     ],
 )
-def test_check_ends_with_1_where_the_service_cannot_run(
+def test_what_check_ends_with(
     site: Path,
     capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
@@ -156,6 +158,17 @@ def test_check_finds_what_is_wrong(
     assert (done.returncode, done.stdout) == (status, "")
     assert all(text in done.stderr for text in texts), done.stderr
     assert "prefork_sd/" not in done.stderr  # none of our own frames
+
+
+@pytest.mark.parametrize("key", ["directory", "venv", "env_file", "hooks"])
+def test_what_is_missing_is_told_once(site: Path, key: str) -> None:
+    code = "" if key == "directory" else f"directory: {site}/code\n"
+    (site / "shop.yaml").write_text(f"app: shop:app\n{key}: {site}/nope\n{code}")
+    done = run("check", "shop")
+    assert done.returncode == ExitCode.CONFIG
+    assert done.stderr.count(f"error: {key}: ") == 1
+    assert "prefork-sd: " not in done.stderr
+    assert "the service cannot run: 1 error" in done.stdout
 
 
 HANGING = "import threading\n\n\ndef stuck():\n    threading.Event().wait()\n\n\n"
