@@ -98,6 +98,7 @@ def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
         reload = ""
     if loaded.known:
         yield from _deadlines(loaded, cfg)
+        yield from _closed(loaded)
     if not loaded.foreign:
         yield from _failed(loaded)
     if moved:
@@ -137,6 +138,17 @@ def _deadlines(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
             name = directive.replace("USec", "Sec")
             text = f"{name}= is {theirs:g} s, and {key} is {ours:g} s"
             yield Finding(text, why, f"take {name}= out of {drop_ins}; the generated unit has it")
+
+
+def _closed(loaded: Loaded) -> Iterator[Finding]:
+    """Yield the sockets that are not open though the service runs, as one: a start opens all."""
+    states = {unit: one.get("ActiveState") for unit, one in loaded.sockets.items()}
+    closed = [unit for unit, state in states.items() if state == "inactive"]
+    if closed and loaded.active:
+        text = f"inactive, though the service runs: {', '.join(closed)}"
+        kept = [unit for unit, state in states.items() if state == "active"]
+        mend = f"systemctl restart {' '.join(kept) or loaded.name}"
+        yield Finding(text, "a reload opens no sockets", mend)
 
 
 def _failed(loaded: Loaded) -> Iterator[Finding]:

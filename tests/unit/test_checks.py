@@ -262,6 +262,27 @@ def test_the_sockets_of_another_program_are_left_alone(
     assert "bind: " not in text
 
 
+@pytest.mark.parametrize(
+    ("service", "http", "mends"),
+    [
+        ("active", "active", ["systemctl restart shop.socket"]),
+        ("active", "inactive", ["systemctl restart shop"]),
+        ("inactive", "active", []),  # a start opens it
+    ],
+)
+def test_a_socket_that_a_reload_could_not_open(service: str, http: str, mends: list[str]) -> None:
+    sockets = {
+        "shop.socket": LISTENING | {"ActiveState": http},
+        "shop-status.socket": {"ActiveState": "inactive", "Listen": "127.0.0.1:81 (Stream)"},
+    }
+    units = Loaded("shop", OURS | {"ActiveState": service}, sockets, TWO, TWO)
+    told = found(units)
+    assert [finding.mend for finding in told] == mends
+    assert all("shop-status.socket" in finding.what for finding in told)
+    stale = Loaded("shop", units.service, sockets, TWO, TWO | {"shop-status.socket": ""})
+    assert [finding.mend for finding in found(stale)] == ["systemctl daemon-reload"]
+
+
 TWO = EXPECTED | {"shop-status.socket": "[Socket]\nListenStream=127.0.0.1:81\n"}
 
 
