@@ -9,12 +9,11 @@ import importlib.util
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,18 +21,16 @@ from typing import Any, NoReturn
 from prefork_sd import journal, listeners, parcel, process, venvs
 from prefork_sd.cgroups import Groups
 from prefork_sd.config import Config
-from prefork_sd.errors import AppImportError, ExitCode, PreforkError
+from prefork_sd.errors import ExitCode, PreforkError
 from prefork_sd.hooks import Hooks
 from prefork_sd.imports import import_object
 from prefork_sd.listeners import Listener
 from prefork_sd.loader import Application, environment_of
-from prefork_sd.mold import Mold, Post, be_mold, title
+from prefork_sd.mold import Post, be_mold, title
 from prefork_sd.process import Processes
 from prefork_sd.release import Release, Server
 from prefork_sd.scoreboard import LastWords, Scoreboard
 from prefork_sd.workers.base import PRIVATE, WORKER_CLASSES, Worker
-
-KILL_GRACE = 2.0  # seconds for a mold that hangs to leave its stacks
 
 
 @dataclass(slots=True)
@@ -159,57 +156,3 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _frozen(each) for name, each in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def tried(release: Release, log: logging.Logger) -> Mold:
-    """A mold that has imported the app and is gone again: what it said. Waits for it.
-
-    Raises PreforkError with what a start would say, within `boot_timeout` and a little. Who may not
-    become the service's user stays who it is.
-    """
-    if os.geteuid() != 0:
-        cfg = replace(release.cfg, user="", group="")
-        app = Application(release.app.name, release.app.source, cfg=cfg)
-        release = replace(release, app=app)
-    wake_read, wake_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    mold = Mold(1)
-    post = Post(mold.generation, mold.theirs, mold.words, preload=True)
-    server = Deputy(os.getpid(), log, release.app, [], Scoreboard(), Groups(), wake_fd)
-    pid = Processes().fork(partial(depart, release, post, server, parcel.pack()))
-    exited = os.pidfd_open(pid)
-    try:
-        _await(mold, [wake_read, exited], release.cfg.boot_timeout)
-        if mold.ready:
-            return mold
-        hangs = not _await(mold, [exited], 0.0)
-        if hangs:
-            os.kill(pid, signal.SIGABRT)
-            _await(mold, [exited], KILL_GRACE)
-        raise _judged(mold.words.read(), hangs=hangs, pid=pid)
-    finally:
-        Processes().kill(pid, signal.SIGKILL, group=True)
-        os.waitpid(pid, 0)
-        for fd in (wake_read, wake_fd, exited):
-            os.close(fd)
-
-
-def _await(mold: Mold, fds: list[int], seconds: float) -> bool:
-    """Wait for one of these to become readable, and hear the mold."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    found = poll.poll(seconds * 1000)
-    mold.hear()
-    return bool(found)
-
-
-def _judged(words: str, *, hangs: bool, pid: int) -> PreforkError:
-    if hangs:
-        return PreforkError(f"the app's import did not end in time\n{words}")
-    summary, _, details = words.partition("\n")
-    exited = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    status = exited.si_status if exited and exited.si_code == os.CLD_EXITED else 0
-    error = AppImportError(summary or "the app's import ended the process", details)
-    if status != ExitCode.APP_LOAD_ERROR:
-        error.exit_code = ExitCode(status) if status in set(ExitCode) else ExitCode.FAILURE
-    return error

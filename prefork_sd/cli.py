@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PreforkError as error:
         print(f"prefork-sd: {error}".replace("\n", "\nprefork-sd: "), file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitCode.CLEAN

@@ -100,7 +100,8 @@ def _serve(source: Callable[[], tuple[str, Path | None, dict[str, object]]], ser
 def check(arguments: argparse.Namespace) -> int:
     """Everything that a start would trip over, found without starting.
 
-    What `examine` raises has its own status; a finding that stops the service makes it 1.
+    What `examine` raises has its own status; a finding that stops the service makes it 1, or 78
+    where something is missing that `examine` would miss, too.
     """
     from prefork_sd.checks import findings
     from prefork_sd.loader import Application
@@ -109,17 +110,21 @@ def check(arguments: argparse.Namespace) -> int:
     sys.dont_write_bytecode = True  # nothing of ours stays in the app's folder
     name, path = find(arguments.service)
     app = Application(name, path)
-    found = {"error": 0, "warning": 0}
+    found, missing = {"error": 0, "warning": 0}, False
     for finding in findings(name, path, app.cfg):  # before the import, which may fail for them
         print(finding, file=sys.stderr)
         found[finding.word] += 1
+        missing |= finding.missing
+    counted = [f"{count} {word}{'s' * (count > 1)}" for word, count in found.items() if count]
+    above = f"{' and '.join(counted)} above." if counted else ""
+    if missing:
+        print(f"{path}: the service cannot run: {above}")
+        return ExitCode.CONFIG
     if unknown := list(credentials(app.cfg)):
         for key, value in unknown:
             print(f"{path}: {key}: {value} is known to the running service only", file=sys.stderr)
         app = Application(name, path, WITHOUT_TLS)
     served = examine(app)
-    counted = [f"{count} {word}{'s' * (count > 1)}" for word, count in found.items() if count]
-    above = f"{' and '.join(counted)} above." if counted else ""
     if found["error"]:
         print(f"{path}: the service cannot run: {above} The app itself is fine: {served}")
         return ExitCode.FAILURE
@@ -139,25 +144,19 @@ def examine(app: "Application") -> str:
     """Do what a start does up to the fork; return a sentence, or raise PreforkError."""
     import logging
 
-    from prefork_sd import abroad
+    from prefork_sd import trial
     from prefork_sd.release import Release
 
     log = logging.getLogger("prefork_sd")
-    release = Release.of(app, log)
     try:
-        if app.cfg.venv:
-            mold = abroad.tried(release, log)
-            kind, python = mold.kind, f", Python {mold.python} of {app.cfg.venv}"
-        else:
-            app.prepare()
-            suited = release.worker_class.suited(app.wsgi(), app.cfg)
-            suited.equip(app.cfg)
-            kind, python = suited.__name__, ""
+        release = Release.of(app, log)
+        mold = trial.tried(release, log)
     except AppImportError as error:
         if error.details:
             print(error.details, file=sys.stderr)
         raise
-    return f"{app.cfg.app} can be served by {release.workers} workers ({kind}{python})."
+    python = f", Python {mold.python} of {app.cfg.venv}" if app.cfg.venv else ""
+    return f"{app.cfg.app} can be served by {release.workers} workers ({mold.kind}{python})."
 
 
 def unit(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     WORKER_BOOT_ERROR = 3
     APP_LOAD_ERROR = 4
     CONFIG = 78
+    INTERRUPTED = 130  # by ^C: 128 and SIGINT, as shells have it
 
 
 class PreforkError(Exception):

@@ -31,6 +31,11 @@ class Socket:
     def unit(self) -> str:
         return f"{self.name}.socket"
 
+    @property
+    def key(self) -> str:
+        """The setting that has its addresses."""
+        return {"https": "tls_bind", "status": "status_bind"}.get(self.kind, "bind")
+
 
 def sockets(name: str, cfg: Config) -> Iterator[Socket]:
     """Yield the socket units of a service; there is at least one."""

@@ -78,7 +78,7 @@ FLOORS: list[set[str]] = [
     {"release", "bulletin"},
     {"mold"},
     {"abroad"},
-    {"foundry"},
+    {"foundry", "trial"},
     {"crew"},
     {"lookout"},
     {"reloading", "vitals"},

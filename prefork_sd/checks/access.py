@@ -2,7 +2,7 @@
 
 import shlex
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -89,15 +89,23 @@ def closed_path(key: str, way: Sequence[Node], identity: Identity) -> Finding | 
     )
 
 
-def closed_files(folder: str, nodes: Iterable[Node], identity: Identity) -> Finding | None:
-    """The files of the app that the service cannot read, as one finding."""
+def closed_files(
+    folder: str, nodes: Iterable[Node], identity: Identity, own: Collection[str]
+) -> Finding | None:
+    """The files of the app that the service cannot read, as one finding.
+
+    Without those that are its `own`, its module and the packages around it, nothing starts.
+    """
     closed = [node for node in nodes if denied([node], identity)]
     if not closed:
         return None
+    closed.sort(key=lambda node: node.path not in own)
+    stops = closed[0].path in own
     shown = ", ".join(node.path for node in closed[:SHOWN_MAX])
     more = f" and {len(closed) - SHOWN_MAX} more" if len(closed) > SHOWN_MAX else ""
     return Finding(
         f"directory: closed to {identity}: {shown}{more}",
-        "an import of these would fail",
+        "the app could not be imported" if stops else "an import of these would fail",
         f"chmod -R o+rX {shlex.quote(folder)}",
+        stops=stops,
     )

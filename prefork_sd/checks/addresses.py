@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefork_sd.checks.access import WRITE, Identity, Node, denied
@@ -10,6 +10,7 @@ from prefork_sd.checks.finding import Finding
 
 LISTEN = "0A"  # TCP_LISTEN, as /proc/net/tcp has it
 ANYWHERE = ("0.0.0.0", "::")
+Own = tuple[str, str]  # an address of ours, after the setting that has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +72,29 @@ def _meet(one: tuple[str, int], other: tuple[str, int]) -> bool:
 
 
 def declared_twice(
-    own: Iterable[str], others: Mapping[str, Sequence[str]], files: Mapping[str, str]
+    own: Iterable[Own], others: Mapping[str, Sequence[str]], files: Mapping[str, str]
 ) -> Iterator[Finding]:
     """Yield the addresses that another service's file has, too; `others` by service."""
-    for address in own:
+    for key, address in own:
         for name, addresses in others.items():
             for other in addresses:
                 if overlap(address, other):
-                    text = f"bind: {address} is also an address of {name} ({files[name]}): {other}"
+                    text = f"{key}: {address} is also an address of {name} ({files[name]}): {other}"
                     why = "only one of them can listen there"
                     yield Finding(text, why, "give one of them another address")
 
 
-def taken(address: str, found: Iterable[Listener], owners: Mapping[str, str]) -> Finding | None:
+def taken(own: Own, found: Iterable[Listener], owners: Mapping[str, str]) -> Finding | None:
     """Who holds a TCP address that is not ours yet; `owners` by inode."""
+    key, address = own
     wanted = tcp(address)
     for one in found:
         if wanted and _meet(wanted, (one.host, one.port)):
             who = owners.get(one.inode, "another process")
             return Finding(
-                f"bind: {who} listens on {one.host}, port {one.port}",
+                f"{key}: {who} listens on {one.host}, port {one.port}",
                 "the service's socket cannot start",
-                f"stop it, or change bind; ss -ltnp 'sport = :{one.port}' shows it",
+                f"stop it, or change {key}; ss -ltnp 'sport = :{one.port}' shows it",
                 stops=(":" in one.host) == (":" in wanted[0]),  # else it may have IPv6 alone
             )
     return None
@@ -108,13 +110,27 @@ def unheard(unit: str, address: str, found: Iterable[Listener]) -> Finding | Non
     return Finding(text, why, f"systemctl restart {unit}")
 
 
-def below(address: str, first: int) -> Finding | None:
+def elsewhere(own: Own, has: Callable[[str], bool]) -> Finding | None:
+    """An IP address that the machine, as `has` tells, does not have."""
+    key, address = own
+    wanted = tcp(address)
+    if wanted is None or has(wanted[0]):
+        return None
+    return Finding(
+        f"{key}: this machine does not have {wanted[0]} now",
+        "the socket starts all the same, and nobody can connect to it until then",
+        f"correct {key}, or add the address; ip address shows those that there are",
+    )
+
+
+def below(own: Own, first: int) -> Finding | None:
     """A port that only root may take, where no unit takes it for us; from `first` all may."""
+    key, address = own
     wanted = tcp(address)
     if wanted is None or not 0 < wanted[1] < first:
         return None
     return Finding(
-        f"bind: port {wanted[1]} is below {first}, and no unit of systemd opens it",
+        f"{key}: port {wanted[1]} is below {first}, and no unit of systemd opens it",
         "only root may listen there",
         f"run it as root, take a port from {first} on, or let systemd start it",
     )

@@ -12,6 +12,7 @@ from prefork_sd.checks.access import NEEDED, Identity, closed_files, closed_path
 from prefork_sd.checks.finding import Finding
 from prefork_sd.checks.unitfile import Loaded, hidden_finding, unit_findings
 from prefork_sd.checks.venv import venv_findings
+from prefork_sd.checks.verified import drafts, refused
 from prefork_sd.config import Config
 from prefork_sd.errors import ConfigError
 from prefork_sd.sources import folders, read, services, templates
@@ -35,6 +36,8 @@ def findings(name: str, path: Path, cfg: Config) -> Iterator[Finding]:
     installed = path.parent in folders()
     loaded = machine.loaded(name, texts) if installed else Loaded(name, {})
     yield from unit_findings(loaded, cfg)
+    if cfg.unit:
+        yield from refused(cfg.unit, machine.verified(drafts(cfg.unit)))
     yield from _judged(_accounts(name, cfg, loaded), cfg, loaded)
     yield from _judged(_paths(path if installed else None, cfg, loaded), cfg, loaded)
     if cfg.venv:
@@ -43,11 +46,11 @@ def findings(name: str, path: Path, cfg: Config) -> Iterator[Finding]:
 
 
 def _judged(found: Iterable[Finding], cfg: Config, loaded: Loaded) -> Iterator[Finding]:
-    """Yield them; none stops a service that is not systemd's, or that may run otherwise."""
+    """Yield them; few stop a service that is not systemd's, or that may run otherwise."""
     own = cfg.unit.get("Service", {})
     sure = loaded.foreseen and not any(key in own for key in IDENTITY)
     for finding in found:
-        yield finding if sure else dataclasses.replace(finding, stops=False)
+        yield finding if sure or finding.missing else dataclasses.replace(finding, stops=False)
 
 
 # ---- who it runs as, and what they can read
@@ -62,7 +65,7 @@ def _accounts(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
         text = f"a user {name} exists, and DynamicUser takes the service's name"
         mend = f"say so with user: {name}, or give the file another name"
         yield Finding(text, "the service runs as that user", mend)
-    opened = loaded.active or "Socket" in cfg.unit or not _unix(name, cfg)
+    opened = loaded.active or loaded.listening or "Socket" in cfg.unit or not _unix(name, cfg)
     for key, stops in (("group", _says(loaded, cfg, "Group")), ("socket_group", not opened)):
         group = getattr(cfg, key)
         if group and not [*machine.gids_of((group,))]:
@@ -112,6 +115,8 @@ def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
     python = _real(f"{cfg.venv}/bin/python") if cfg.venv else ""
     inner = dataclasses.replace(real, directory="", env_file="", venv=python)
     for one in (*units.hidden(real), *units.hidden(inner)):
+        if one.key != "venv" and not machine.exists(one.path):
+            continue  # there is nothing to hide
         if finding := hidden_finding(one, loaded):
             unseen.add(one.key)
             yield finding
@@ -130,6 +135,10 @@ def _paths(file: Path | None, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
             continue
         if finding := _unreadable(key, path, identity):
             yield finding
+        elif key == "directory":
+            needed = machine.app_files(cfg.app, (path, *cfg.pythonpath))
+            if finding := closed_files(path, machine.sources(Path(path)), identity, needed):
+                yield finding
 
 
 def _unreadable(key: str, path: str, identity: Identity) -> Finding | None:
@@ -138,11 +147,9 @@ def _unreadable(key: str, path: str, identity: Identity) -> Finding | None:
             return None  # which has its own checks
         stops = key in NEEDED
         why = "the service cannot work without it" if stops else "nothing is imported from there"
-        return Finding(f"{key}: there is no {path}", why, "correct the path", stops=stops)
-    finding = closed_path(key, machine.way(path), identity)
-    if finding is None and key == "directory":
-        finding = closed_files(path, machine.sources(Path(path)), identity)
-    return finding
+        text = f"{key}: there is no {path}"
+        return Finding(text, why, "correct the path", stops=stops, missing=stops)
+    return closed_path(key, machine.way(path), identity)
 
 
 def _real(path: str) -> str:
@@ -153,17 +160,21 @@ def _real(path: str) -> str:
 
 
 def _addresses(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
-    own = [address for one in units.sockets(name, cfg) for address in one.addresses]
+    sockets = units.sockets(name, cfg)
+    own = [(socket.key, address) for socket in sockets for address in socket.addresses]
     twice = list(addresses.declared_twice(own, *_others(name)))
     yield from twice
+    for one in own:
+        if finding := addresses.elsewhere(one, machine.has_address):
+            yield finding
     if systemctl.booted():
-        yield from () if twice else _listening(name, cfg, loaded)
-        yield from _unreachable(own, cfg)
+        yield from () if twice or loaded.foreign else _listening(name, cfg, loaded)
+        yield from _unreachable([at for key, at in own if key != "status_bind"], cfg)
     if loaded.service:
         return  # systemd opens them
     first = machine.unprivileged_port()
-    for address in own:
-        if finding := addresses.below(address, first):
+    for one in own:
+        if finding := addresses.below(one, first):
             yield finding
 
 
@@ -192,7 +203,7 @@ def _listening(name: str, cfg: Config, loaded: Loaded) -> Iterator[Finding]:
         active = loaded.sockets.get(one.unit, {}).get("ActiveState") == "active"
         for address in one.addresses:
             if not active:
-                finding = addresses.taken(address, found, holders)
+                finding = addresses.taken((one.key, address), found, holders)
                 if finding and loaded.active:  # by the service itself, maybe
                     finding = dataclasses.replace(finding, stops=False)
             elif one.unit not in loaded.stale:

@@ -8,12 +8,14 @@ class Finding:
     """What it is, why it matters, and the command or the line of the file that mends it.
 
     It `stops` the service if a start is certain to fail as long as it is so, or to serve nothing.
+    What the import needs, too, may be `missing`: then that would only say the same.
     """
 
     what: str
     why: str
     mend: str
     stops: bool = False
+    missing: bool = False
 
     @property
     def word(self) -> str:

@@ -1,11 +1,14 @@
 """The facts of this machine: what systemctl shows, who is who, what lies where, who listens."""
 
+import errno
 import grp
 import os
 import pwd
+import socket
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prefork_sd import systemctl
@@ -19,6 +22,7 @@ SHOWN = (
     "TimeoutStartUSec,TimeoutStopUSec,ProtectHome,PrivateTmp,User,Group,DynamicUser,"
     "SupplementaryGroups,BindPaths,BindReadOnlyPaths,RootDirectory,RootImage"
 )
+VERIFY = ("systemd-analyze", "verify", "--man=no", "--recursive-errors=no")
 FILES_MAX = 5000  # that are looked at below an app's folder
 ACL = "system.posix_acl_access"
 PROXIES = {  # program, user, the folder that it locks itself into
@@ -46,6 +50,18 @@ def loaded(name: str, expected: Mapping[str, str]) -> Loaded:
     texts = {one: _text(found.get("FragmentPath", "")) for one, found in known.items()}
     texts[unit] = _text(service.get("FragmentPath", ""))
     return Loaded(name, service, known, expected, texts)
+
+
+def verified(files: Mapping[str, str]) -> str:
+    """What systemd-analyze(1) says of unit files; nothing where it is not there."""
+    with tempfile.TemporaryDirectory(prefix="prefork-sd-") as folder:
+        paths = [Path(folder, name) for name in files]
+        for path, text in zip(paths, files.values(), strict=True):
+            path.write_text(text, encoding="utf-8")
+        try:
+            return systemctl.run([*VERIFY, *map(str, paths)], TIMEOUT).stderr
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
 
 
 def _text(path: str) -> str:
@@ -137,6 +153,21 @@ def sources(folder: Path) -> Iterator[Node]:
                 yield found
 
 
+def app_files(app: str, roots: Iterable[str]) -> list[str]:
+    """The module that an `app` names and its packages, in the first folder that has any of it."""
+    module = app.partition(":")[0] if ":" in app else app.rpartition(".")[0]
+    parts = module.removesuffix("()").split(".")
+    for root in roots:
+        place, places = Path(root), list[Path]()
+        for part in parts:
+            places.append(place / f"{part}.py")
+            place /= part
+            places += [place, place / "__init__.py"]
+        if found := [str(one) for one in places if exists(str(one))]:
+            return found
+    return []
+
+
 def listening() -> list[Listener]:
     """The TCP sockets of this machine that listen."""
     found: list[Listener] = []
@@ -146,6 +177,17 @@ def listening() -> list[Listener]:
         except OSError:
             continue  # a kernel without IPv6
     return found
+
+
+def has_address(host: str) -> bool:
+    """Whether one may listen at an IP address; True if that cannot be told."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.bind((host, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def owners(inodes: set[str]) -> dict[str, str]:
@@ -202,5 +244,5 @@ def socket_node(path: str, mode: str, owner: str, group: str) -> tuple[list[Node
     who = account(owner) if owner else None
     gids = [*gids_of((group,))] if group else []
     bits = stat.S_IFSOCK | int(mode, 8)
-    socket = Node(path, bits, (who.uid if who else None) or 0, gids[0] if gids else 0)
-    return way(str(Path(path).parent)), socket
+    itself = Node(path, bits, (who.uid if who else None) or 0, gids[0] if gids else 0)
+    return way(str(Path(path).parent)), itself

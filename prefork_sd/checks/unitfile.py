@@ -11,6 +11,7 @@ from prefork_sd.settings import TIME_UNITS
 from prefork_sd.units import Hidden
 
 GENERATED = "/run/systemd/generator"
+PACKAGED = ("/lib/", "/usr/lib/")  # where units are dpkg's
 # as systemctl(1) shows a time span, beside what a setting may say
 SPANS = {**TIME_UNITS, "w": 7 * 86400.0, "month": 2629800.0, "y": 31557600.0}
 COMMAND = re.compile(r'="?/[^"]*?/prefork-sd"? ')
@@ -42,6 +43,13 @@ class Loaded:
         return "prefork-sd run" in self.service.get("ExecStart", "")
 
     @property
+    def foreign(self) -> bool:
+        """Whether it is another program's, which has the same name."""
+        there = self.service.get("LoadState", "not-found") not in ("not-found", "masked")
+        generated = self.service.get("FragmentPath", "").startswith(GENERATED)
+        return there and not (self.ours or generated)
+
+    @property
     def stale(self) -> list[str]:
         """The units whose files are not what the YAML file gives."""
         texts = self.expected.items()
@@ -58,9 +66,14 @@ class Loaded:
 
     @property
     def active(self) -> bool:
-        """Whether the service or one of its sockets is, as systemd says."""
-        states = [one.get("ActiveState") for one in (self.service, *self.sockets.values())]
-        return any(state not in (None, "inactive", "failed") for state in states)
+        """Whether the service is, as systemd says."""
+        return self.service.get("ActiveState", "inactive") not in ("inactive", "failed")
+
+    @property
+    def listening(self) -> bool:
+        """Whether all of its sockets are active."""
+        states = [one.get("ActiveState") for one in self.sockets.values()]
+        return bool(states) and all(state == "active" for state in states)
 
 
 def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
@@ -70,6 +83,7 @@ def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
     reload = "systemctl daemon-reload"
     if not state:
         return
+    moved = {} if loaded.foreign else dict(_moved(loaded))
     if state == "not-found":
         text = f"systemd does not know {unit} yet"
         yield Finding(text, "units are made of YAML files when systemd reloads", reload)
@@ -78,23 +92,32 @@ def unit_findings(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
         yield Finding(text, "it cannot be started", f"systemctl unmask {unit}", stops=True)
     elif not loaded.service.get("FragmentPath", "").startswith(GENERATED):
         yield from _shadowed(loaded)
-    elif stale := loaded.stale:
+    elif stale := [unit for unit in loaded.stale if unit not in moved]:
         text = f"not yet as the YAML file says: {', '.join(stale)}"
         yield Finding(text, "units are made of YAML files when systemd reloads", reload)
+        reload = ""
     if loaded.known:
         yield from _deadlines(loaded, cfg)
-    yield from _sockets(loaded)
+        yield from _closed(loaded)
+    if not loaded.foreign:
+        yield from _failed(loaded)
+    if moved:
+        why = "addresses change when a socket is restarted"
+        mend = f"systemctl restart {' '.join(moved)}"
+        yield Finding("; ".join(moved.values()), why, " && ".join(filter(None, (reload, mend))))
 
 
 def _shadowed(loaded: Loaded) -> Iterator[Finding]:
     """Yield what a unit file of one's own, which wins over the generated one, gets wrong."""
     path, unit = loaded.service.get("FragmentPath", ""), f"{loaded.name}.service"
     away = f"rm {path} && systemctl daemon-reload"
-    if not loaded.ours:
+    if loaded.foreign:
         argv = re.search(r"argv\[\]=(.*?) ;", loaded.service.get("ExecStart", ""))
         what = f" and runs: {argv[1]}" if argv else ""
         text = f"{unit} is {path}, which wins over the generated unit{what}"
         mend = f"systemctl stop {unit} && {away}"
+        if path.startswith(PACKAGED):
+            mend = "give the YAML file another name"
         yield Finding(text, "the YAML file has no effect", mend, stops=True)
     elif unit in loaded.stale:
         text = f"{unit} is {path}, which is not what the YAML file gives"
@@ -117,20 +140,35 @@ def _deadlines(loaded: Loaded, cfg: Config) -> Iterator[Finding]:
             yield Finding(text, why, f"take {name}= out of {drop_ins}; the generated unit has it")
 
 
-def _sockets(loaded: Loaded) -> Iterator[Finding]:
-    """Yield the sockets that are not as they should be; `Listen` has the addresses."""
+def _closed(loaded: Loaded) -> Iterator[Finding]:
+    """Yield the sockets that are not open though the service runs, as one: a start opens all."""
+    states = {unit: one.get("ActiveState") for unit, one in loaded.sockets.items()}
+    closed = [unit for unit, state in states.items() if state == "inactive"]
+    if closed and loaded.active:
+        text = f"inactive, though the service runs: {', '.join(closed)}"
+        kept = [unit for unit, state in states.items() if state == "active"]
+        mend = f"systemctl restart {' '.join(kept) or loaded.name}"
+        yield Finding(text, "a reload opens no sockets", mend)
+
+
+def _failed(loaded: Loaded) -> Iterator[Finding]:
+    """Yield the sockets that have failed."""
     for unit, properties in loaded.sockets.items():
-        state = properties.get("ActiveState", "")
-        if state == "failed":
+        if properties.get("ActiveState") == "failed":
             text = f"{unit} has failed ({properties.get('Result', '')})"
             mend = f"journalctl -u {unit} says why; then systemctl restart {unit}"
-            yield Finding(text, "nobody listens for the service", mend)
+            yield Finding(text, "nobody listens for the service", mend, stops=True)
+
+
+def _moved(loaded: Loaded) -> Iterator[tuple[str, str]]:
+    """Yield (socket, sentence) of those that listen elsewhere; `Listen` has the addresses."""
+    for unit, properties in loaded.sockets.items():
         listening = set(re.findall(r"(\S+) \(Stream\)", properties.get("Listen", "")))
         wanted = set(re.findall(r"^ListenStream=(.*)$", loaded.expected.get(unit, ""), re.M))
-        if state == "active" and listening and listening != wanted:
-            text = f"{unit} listens on {_names(listening)}, and the YAML file says {_names(wanted)}"
-            mend = f"systemctl daemon-reload && systemctl restart {unit}"
-            yield Finding(text, "addresses change when the socket is restarted", mend)
+        active = properties.get("ActiveState") == "active"
+        if active and listening and listening != wanted:
+            told = f"listens on {_names(listening)}, and the YAML file says {_names(wanted)}"
+            yield unit, f"{unit} {told}"
 
 
 def directives(text: str) -> list[str]:

@@ -15,8 +15,11 @@ def venv_findings(venv: Path) -> Iterator[Finding]:
     anew = f"{recipe(venv)}, and install the app's packages there"
     python = venv / "bin" / "python"
     if not os.path.lexists(python):
-        what = NO_VENV if os.access(venv, os.F_OK) else ABSENT
-        yield Finding(f"{key} {what}", "the app's packages are looked for there", anew, stops=True)
+        real = os.path.realpath(venv)
+        leads = f"leads to {real}, which " if real != os.path.normpath(venv) else ""
+        what = leads + (NO_VENV if os.access(venv, os.F_OK) else ABSENT)
+        why = "the app's packages are looked for there"
+        yield Finding(f"{key} {what}", why, anew, stops=True, missing=True)
         return
     version = venv_version(venv)
     if not version:
@@ -27,5 +30,8 @@ def venv_findings(venv: Path) -> Iterator[Finding]:
     if not os.access(python, os.X_OK):
         target = os.path.realpath(python)
         why = "the Python that it was made with was replaced, by an upgrade of the system say"
-        what = f"has no Python that runs: {python} leads to {target}"
-        yield Finding(f"{key} {what}", why, anew, stops=True)
+        what = f"{key} has no Python that runs: {python} leads to {target}"
+        if not os.path.lexists(target):
+            gone = f"bin/python leads to {target}, which {ABSENT}"
+            what = f"venv: the interpreter of {venv} is gone: {gone}"
+        yield Finding(what, why, anew, stops=True, missing=True)

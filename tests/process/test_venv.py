@@ -262,8 +262,8 @@ def test_what_check_says(shop: Systemd) -> None:
     shop.write("app.py", "import threading\nthreading.Event().wait()\n")
     shop.configure(**settings(boot_timeout=1))
     checked = shop.done(shop.run("check", str(shop.yaml)))
-    assert checked.status == ExitCode.FAILURE
-    assert "the app's import did not end in time" in checked.text
+    assert checked.status == ExitCode.APP_LOAD_ERROR
+    assert "the app did not boot in time (boot_timeout: 1 s)" in checked.text
     assert 'app.py", line 2 in <module>' in checked.text
 
 

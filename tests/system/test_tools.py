@@ -175,13 +175,44 @@ def test_a_drop_in_that_is_shorter_than_the_server(machine: Machine, shop: Servi
 def test_a_new_address_needs_two_steps(machine: Machine, shop: Service) -> None:
     shop.systemctl("start")
     shop.configure(bind="127.0.0.1:8011")
-    assert "not yet as the YAML file says: shop.socket" in check(machine, "shop")
+    told = check(machine, "shop")
+    assert "shop.socket listens on 127.0.0.1:8010, and the YAML file says 127.0.0.1:8011" in told
+    assert told.count("daemon-reload") == 1
     machine.run("systemctl daemon-reload")
     told = check(machine, "shop")
     assert "does not listen on 127.0.0.1:8011 yet" in told
     machine.run(told.split("mend: ")[1].splitlines()[0])
     assert check(machine, "shop") == ""
     machine.curl("http://127.0.0.1:8011/", "--fail")
+
+
+def test_a_socket_that_a_reload_does_not_open(machine: Machine, shop: Service) -> None:
+    shop.systemctl("start")
+    shop.configure(status_bind="127.0.0.1:8012")
+    machine.run("systemctl daemon-reload && systemctl reload shop")
+    told = check(machine, "shop")
+    assert "inactive, though the service runs: shop-status.socket" in told
+    machine.run(told.split("mend: ")[1].splitlines()[0])
+    assert check(machine, "shop") == ""
+    machine.curl("http://127.0.0.1:8012/metrics", "--fail")
+    machine.run("systemctl stop shop-status.socket")
+
+
+def test_a_directive_that_systemd_does_not_know(machine: Machine, shop: Service) -> None:
+    shop.configure(unit={"Service": {"MemoryMx": "1G", "MemoryMax": "1G"}})
+    machine.run("systemctl daemon-reload")
+    told = check(machine, "shop")
+    assert "unit.Service.MemoryMx: Unknown key" in told
+    assert told.count("warning: ") == 1
+
+
+def test_a_module_that_is_closed(machine: Machine, shop: Service) -> None:
+    machine.run("chmod 600 /srv/shop/app.py")
+    told = check(machine, "shop", 1)
+    assert "error: directory: closed to the service's own user: /srv/shop/app.py" in told
+    assert shop.systemctl("start", check=False).status == 1  # it was right
+    machine.run(told.split("mend: ")[1].splitlines()[0])
+    assert check(machine, "shop") == ""
 
 
 def test_an_address_that_somebody_has(machine: Machine, shop: Service) -> None:
@@ -194,7 +225,9 @@ def test_an_address_that_somebody_has(machine: Machine, shop: Service) -> None:
     told = check(machine, "shop", 1)
     assert "python3" in told
     assert "listens on 127.0.0.1, port 8010" in told
-    machine.run("systemctl stop squatter")
+    assert machine.run("systemctl restart shop.socket", check=False).status == 1
+    assert "error: shop.socket has failed" in check(machine, "shop", 1)
+    machine.run("systemctl stop squatter && systemctl restart shop.socket")
     assert check(machine, "shop") == ""
 
 

@@ -1,5 +1,7 @@
 """The decisions of `check`, one by one, from facts that are made up."""
 
+import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from prefork_sd.checks.addresses import (
     Proxy,
     below,
     declared_twice,
+    elsewhere,
     listeners,
     nginx_user,
     overlap,
@@ -23,6 +26,7 @@ from prefork_sd.checks.addresses import (
 )
 from prefork_sd.checks.unitfile import Loaded, directives, hidden_finding, seconds, unit_findings
 from prefork_sd.checks.venv import venv_findings
+from prefork_sd.checks.verified import drafts, refused
 from prefork_sd.config import Config
 from prefork_sd.loader import Application
 from prefork_sd.units import Hidden
@@ -119,12 +123,41 @@ def test_the_way_to_a_path_is_read_from_disk(tmp_path: Path) -> None:
 
 def test_closed_files_are_one_finding() -> None:
     nodes = [file(f"/srv/shop/{number}.py", 0o600) for number in range(5)]
-    finding = closed_files("/srv/shop", [*nodes, file("/srv/shop/z.py", 0o644)], NOBODY)
+    finding = closed_files("/srv/shop", [*nodes, file("/srv/shop/z.py", 0o644)], NOBODY, ())
     assert finding
+    assert not finding.stops
     assert "/srv/shop/0.py" in finding.what
     assert "and 2 more" in finding.what
     assert finding.mend == "chmod -R o+rX /srv/shop"
-    assert closed_files("/srv/shop", [file("/srv/shop/z.py", 0o644)], NOBODY) is None
+    assert closed_files("/srv/shop", [file("/srv/shop/z.py", 0o644)], NOBODY, ()) is None
+
+
+def test_a_closed_module_of_the_app_stops_it_and_comes_first() -> None:
+    nodes = [file(f"/srv/shop/{number}.py", 0o600) for number in range(5)]
+    finding = closed_files("/srv/shop", nodes, NOBODY, ["/srv/shop/4.py", "/srv/shop"])
+    assert finding
+    assert str(finding).startswith("error: ")
+    assert "user: /srv/shop/4.py, /srv/shop/0.py" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("app", "files"),
+    [
+        ("shop.web:app", ["shop", "shop/__init__.py", "shop/web.py"]),
+        ("shop.web.app", ["shop", "shop/__init__.py", "shop/web.py"]),
+        ("shop:make_app()", ["shop", "shop/__init__.py"]),
+        ("single:app", ["single.py"]),
+        ("nowhere:app", []),
+    ],
+)
+def test_the_files_that_an_app_is_imported_from(tmp_path: Path, app: str, files: list[str]) -> None:
+    roots = [tmp_path / "nothing", tmp_path / "src", tmp_path / "other"]
+    for root in roots[1:]:
+        (root / "shop").mkdir(parents=True)
+        for name in ("shop/__init__.py", "shop/web.py", "shop/other.py", "single.py"):
+            (root / name).touch()
+    found = machine.app_files(app, map(str, roots))
+    assert found == [str(roots[1] / name) for name in files]
 
 
 # ---- units
@@ -201,7 +234,73 @@ def test_units_that_are_not_right(units: Loaded, what: str, mend: str) -> None:
     (finding,) = found(units)
     assert what in finding.what
     assert mend in finding.mend
-    assert finding.stops == (what.startswith(("masked", "/usr/bin/gunicorn")))
+    assert finding.stops == (what.startswith(("masked", "/usr/bin/gunicorn", "has failed")))
+
+
+DBUS = {
+    "FragmentPath": "/lib/systemd/system/shop.service",
+    "ExecStart": "{ path=/usr/bin/dbus-daemon ; argv[]=/usr/bin/dbus-daemon --system ; x }",
+}
+
+
+def test_a_unit_of_a_package_is_not_to_be_removed() -> None:
+    (finding,) = found(loaded(DBUS, {"Listen": "/run/dbus/system_bus_socket (Stream)"}))
+    assert "/usr/bin/dbus-daemon --system" in finding.what
+    assert finding.mend == "give the YAML file another name"
+    assert finding.stops
+
+
+def test_the_sockets_of_another_program_are_left_alone(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    monkeypatch.setattr(machine, "shown", lambda _: OURS | DBUS | {"ActiveState": "active"})
+    monkeypatch.setattr(machine, "listening", lambda: HELD)
+    text = told(site, "bind: 127.0.0.1:80\n")
+    assert "shop.service is /lib/systemd/system/shop.service" in text
+    assert "shop.socket" not in text
+    assert "bind: " not in text
+
+
+@pytest.mark.parametrize(
+    ("service", "http", "mends"),
+    [
+        ("active", "active", ["systemctl restart shop.socket"]),
+        ("active", "inactive", ["systemctl restart shop"]),
+        ("inactive", "active", []),  # a start opens it
+    ],
+)
+def test_a_socket_that_a_reload_could_not_open(service: str, http: str, mends: list[str]) -> None:
+    sockets = {
+        "shop.socket": LISTENING | {"ActiveState": http},
+        "shop-status.socket": {"ActiveState": "inactive", "Listen": "127.0.0.1:81 (Stream)"},
+    }
+    units = Loaded("shop", OURS | {"ActiveState": service}, sockets, TWO, TWO)
+    told = found(units)
+    assert [finding.mend for finding in told] == mends
+    assert all("shop-status.socket" in finding.what for finding in told)
+    stale = Loaded("shop", units.service, sockets, TWO, TWO | {"shop-status.socket": ""})
+    assert [finding.mend for finding in found(stale)] == ["systemctl daemon-reload"]
+
+
+TWO = EXPECTED | {"shop-status.socket": "[Socket]\nListenStream=127.0.0.1:81\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "mends"),
+    [
+        ({}, ["systemctl daemon-reload && systemctl restart shop.socket shop-status.socket"]),
+        (
+            {"shop.service": "[Service]\nExecStart=y"},
+            ["systemctl daemon-reload", "systemctl restart shop.socket shop-status.socket"],
+        ),
+    ],
+)
+def test_systemd_is_to_reload_once(files: dict[str, str], mends: list[str]) -> None:
+    before = {name: "[Socket]" for name in TWO if name != "shop.service"}
+    sockets = dict.fromkeys(before, LISTENING | {"Listen": "127.0.0.1:82 (Stream)"})
+    units = Loaded("shop", OURS, sockets, TWO, TWO | before | files)
+    assert [finding.mend for finding in found(units)] == mends
 
 
 def test_a_unit_written_from_the_file_is_fine() -> None:
@@ -244,6 +343,54 @@ def test_what_a_drop_in_shows_is_not_hidden(said: str, told: bool) -> None:
     assert (hidden_finding(one, loaded({"ProtectHome": said})) is not None) == told
 
 
+# ---- directives of one's own
+
+OWN: dict[str, dict[str, tuple[str, ...]]] = {
+    "Service": {"MemoryMx": ("1G",), "MemoryMax": ("lots",), "Nice": ("5",)},
+    "Unit": {"After": ("blog.service", "x")},
+    "Socket": {"Backlg": ("3",)},
+}
+SAID = """\
+/tmp/x/prefork-sd-check.service:4: Unknown key 'MemoryMx' in section [Service], ignoring.
+/tmp/x/prefork-sd-check.service:5: Invalid memory limit 'lots', ignoring: Invalid argument
+/lib/systemd/system/other.service:6: Unknown key 'Nce' in section [Service], ignoring.
+/tmp/x/prefork-sd-check.service:9: Failed to add dependency on x, ignoring
+/tmp/x/prefork-sd-check.service:9: Failed to add dependency on x, ignoring
+prefork-sd-check.service: Command /bin/true is not executable: No such file or directory
+/tmp/x/prefork-sd-check.socket:4: Unknown key 'Backlg' in section [Socket], ignoring.
+"""
+
+
+def test_what_systemd_says_of_a_directive_is_told_by_its_setting() -> None:
+    assert [finding.what for finding in refused(OWN, SAID)] == [
+        "unit.Service.MemoryMx: Unknown key 'MemoryMx' in section [Service], ignoring.",
+        "unit.Service.MemoryMax: Invalid memory limit 'lots', ignoring: Invalid argument",
+        "unit.Unit.After: Failed to add dependency on x, ignoring",
+        "unit.Socket.Backlg: Unknown key 'Backlg' in section [Socket], ignoring.",
+    ]
+    assert list(refused(OWN, "")) == []
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_the_systemd_of_this_machine_says_what_it_does_not_know(site: Path) -> None:
+    text = told(site, "unit: {Service: {MemoryMx: 1G, Nice: 5}, Socket: {Backlg: 3}}\n")
+    assert "warning: unit.Service.MemoryMx: Unknown key" in text
+    assert "warning: unit.Socket.Backlg: Unknown key" in text
+    assert "unit.Service.Nice" not in text
+
+
+@pytest.mark.parametrize("script", ["echo $0.service:4: no >&2", "exec false"])
+def test_only_lines_of_the_drafts_count(
+    site: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    (site / "systemd-analyze").write_text(f"#!/bin/sh\n{script}\n")
+    (site / "systemd-analyze").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{site}:{os.environ['PATH']}")
+    assert "unit.Service" not in told(site, "unit: {Service: {MemoryMx: 1G}}\n")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert machine.verified(drafts(OWN)) == ""
+
+
 # ---- addresses
 
 TABLE = """\
@@ -283,7 +430,8 @@ def test_addresses_that_cannot_both_be_had(one: str, other: str, both: bool) -> 
 
 def test_two_services_with_one_address() -> None:
     files = {"blog": "/etc/prefork-sd/blog.yaml"}
-    (finding,) = declared_twice(["127.0.0.1:80", "unix:/a"], {"blog": ["0.0.0.0:80"]}, files)
+    own = [("bind", "127.0.0.1:80"), ("bind", "unix:/a")]
+    (finding,) = declared_twice(own, {"blog": ["0.0.0.0:80"]}, files)
     assert "blog (/etc/prefork-sd/blog.yaml)" in finding.what
 
 
@@ -291,16 +439,18 @@ HELD = [Listener("0.0.0.0", 80, "7")]
 
 
 def test_an_address_that_is_taken() -> None:
-    finding = taken("127.0.0.1:80", HELD, {"7": "nginx (12)"})
+    finding = taken(("status_bind", "127.0.0.1:80"), HELD, {"7": "nginx (12)"})
     assert finding
+    assert finding.what.startswith("status_bind: ")
+    assert "or change status_bind" in finding.mend
     assert "nginx (12)" in finding.what
     assert finding.stops
-    assert taken("[::]:80", HELD, {"7": "nginx (12)"}) is not None
-    six = taken("127.0.0.1:80", [Listener("::", 80, "7")], {})
+    assert taken(("bind", "[::]:80"), HELD, {"7": "nginx (12)"}) is not None
+    six = taken(("bind", "127.0.0.1:80"), [Listener("::", 80, "7")], {})
     assert six
     assert not six.stops  # it may listen for IPv6 alone
-    assert taken("127.0.0.1:81", HELD, {}) is None
-    assert taken("unix:/a", HELD, {}) is None
+    assert taken(("bind", "127.0.0.1:81"), HELD, {}) is None
+    assert taken(("bind", "unix:/a"), HELD, {}) is None
 
 
 def test_a_socket_that_does_not_listen_where_it_should() -> None:
@@ -317,7 +467,18 @@ def test_a_socket_that_does_not_listen_where_it_should() -> None:
      ("unix:/a", 1024, False), ("127.0.0.1:0", 1024, False)],
 )  # fmt: skip
 def test_a_port_below_1024_without_systemd(address: str, first: int, told: bool) -> None:
-    assert (below(address, first) is not None) == told
+    assert (below(("bind", address), first) is not None) == told
+
+
+def test_an_address_that_the_machine_does_not_have(site: Path) -> None:
+    texts = told(site, "bind: [192.0.2.1:8000, '[2001:db8::1]:8000']\nstatus_bind: 8001\n")
+    assert "warning: bind: this machine does not have 192.0.2.1 now" in texts  # RFC 5737
+    assert "does not have 127.0.0.1" not in texts
+    finding = elsewhere(("status_bind", "[2001:db8::1]:80"), lambda host: host != "2001:db8::1")
+    assert finding
+    assert finding.what == "status_bind: this machine does not have 2001:db8::1 now"
+    assert elsewhere(("bind", "unix:/a"), lambda _: False) is None
+    assert machine.has_address("0.0.0.0")
 
 
 NGINX = Proxy("nginx", Identity("www-data", 33, frozenset({33})))
@@ -374,7 +535,8 @@ def test_a_venv_that_is_fine(tmp_path: Path) -> None:
     ("version", "python", "what"),
     [
         ("3.9", "/bin/sh", "is of Python 3.9"),
-        ("3.11", "/nowhere/python3.11", "no Python that runs"),
+        ("3.11", "/nowhere/python3.11", "leads to /nowhere/python3.11, which does not exist"),
+        ("3.11", "/etc/passwd", "no Python that runs"),
     ],
 )
 def test_a_venv_that_is_not(tmp_path: Path, version: str, python: str, what: str) -> None:
@@ -429,6 +591,18 @@ def test_what_is_told_of_a_file(site: Path, yaml: str, text: str) -> None:
     assert text in told(site, yaml)
 
 
+def test_an_app_that_is_closed_to_the_service(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    monkeypatch.setattr(machine, "shown", lambda _: NEW)
+    monkeypatch.setattr(machine, "way", lambda _: [])  # that the folders are open
+    (site / "code" / "other.py").touch(0o600)
+    open_folders = "unit: {Service: {PrivateTmp: no}}\n"
+    assert "warning: directory: closed to" in told(site, open_folders)
+    (site / "code" / "a.py").touch(0o600)
+    text = f"error: directory: closed to the service's own user: {site}/code/a.py"
+    assert text in told(site, open_folders)
+
+
 NEW = {"LoadState": "not-found"}  # the units of a file that systemd has not read yet
 
 
@@ -470,6 +644,21 @@ def test_an_address_that_is_taken_stops_who_has_yet_to_start(
     monkeypatch.setattr(machine, "shown", lambda unit: NEW | {"ActiveState": states[unit]})
     monkeypatch.setattr(machine, "listening", lambda: HELD)
     assert ("error: bind: " in told(site, "bind: 127.0.0.1:80\n")) == stops
+
+
+def test_a_socket_that_has_failed_is_not_excused_by_another_one(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = {"shop.service": "inactive", "shop.socket": "failed", "shop-status.socket": "active"}
+    monkeypatch.setattr(systemctl, "SYSTEMD", site)
+    monkeypatch.setattr(machine, "shown", lambda unit: NEW | {"ActiveState": states[unit]})
+    monkeypatch.setattr(machine, "listening", lambda: HELD)
+    texts = told(site, "bind: 127.0.0.1:80\nstatus_bind: 127.0.0.1:81\nsocket_user: nobody-x\n")
+    assert "error: shop.socket has failed" in texts
+    assert "error: bind: " in texts
+    assert "error: socket_user: " not in texts  # it has no unix socket
+    texts = told(site, "status_bind: 127.0.0.1:81\nsocket_user: nobody-of-this-name\n")
+    assert "error: socket_user: " in texts
 
 
 def test_a_port_that_no_unit_opens(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

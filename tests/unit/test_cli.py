@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +96,7 @@ def test_check_by_path(site: Path) -> None:
 
 
 LATER = Finding("the socket is older than the file", "it will do", "restart it")
+GONE = Finding("directory: there is no /x", "why", "correct it", stops=True, missing=True)
 NEVER = Finding("user: there is no keeper", "the service cannot start", "adduser", stops=True)
 APP = "shop:app can be served by 2 workers (SyncWorker)."
 
@@ -105,10 +107,11 @@ APP = "shop:app can be served by 2 workers (SyncWorker)."
         ([], 0, f"fine. {APP}"),
         ([LATER, LATER], 0, f"fine. {APP} 2 warnings above."),
         ([NEVER], 1, f"the service cannot run: 1 error above. The app itself is fine: {APP}"),
+        ([LATER, GONE], 78, "the service cannot run: 1 error and 1 warning above.\n"),
         ([LATER, NEVER], 1, "the service cannot run: 1 error and 1 warning above."),
     ],
 )
-def test_check_ends_with_1_where_the_service_cannot_run(
+def test_what_check_ends_with(
     site: Path,
     capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
@@ -156,6 +159,67 @@ def test_check_finds_what_is_wrong(
     assert (done.returncode, done.stdout) == (status, "")
     assert all(text in done.stderr for text in texts), done.stderr
     assert "prefork_sd/" not in done.stderr  # none of our own frames
+
+
+@pytest.mark.parametrize("key", ["directory", "venv", "env_file", "hooks"])
+def test_what_is_missing_is_told_once(site: Path, key: str) -> None:
+    code = "" if key == "directory" else f"directory: {site}/code\n"
+    (site / "shop.yaml").write_text(f"app: shop:app\n{key}: {site}/nope\n{code}")
+    done = run("check", "shop")
+    assert done.returncode == ExitCode.CONFIG
+    assert done.stderr.count(f"error: {key}: ") == 1
+    assert "prefork-sd: " not in done.stderr
+    assert "the service cannot run: 1 error" in done.stdout
+
+
+HANGING = "import threading\n\n\ndef stuck():\n    threading.Event().wait()\n\n\n"
+
+
+def test_check_does_not_wait_longer_than_a_start_does(site: Path) -> None:
+    configure(site, "app: shop:app\nboot_timeout: 1\n")
+    (site / "code" / "shop.py").write_text(f"{HANGING}stuck()\n")
+    done = run("check", "shop")
+    assert (done.returncode, done.stdout) == (ExitCode.APP_LOAD_ERROR, "")
+    assert "prefork-sd: the app did not boot in time (boot_timeout: 1 s)\n" in done.stderr
+    assert 'shop.py", line 5 in stuck' in done.stderr
+    assert "prefork_sd/" not in done.stderr
+
+
+def test_check_leaves_the_threads_of_the_app_behind(site: Path) -> None:
+    code = f"{HANGING}threading.Thread(target=stuck).start()\napp = len\n"
+    (site / "code" / "shop.py").write_text(code)
+    done = run("check", "shop")
+    assert done.returncode == 0
+    assert "fine." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("os._exit(0)", "the app's import ended the process"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the app's import was killed by SIGKILL"),
+    ],
+)
+def test_an_app_that_ends_its_process_is_not_fine(site: Path, end: str, says: str) -> None:
+    (site / "code" / "shop.py").write_text(f"import os, signal\n{end}\n")
+    done = run("check", "shop")
+    assert done.returncode == ExitCode.APP_LOAD_ERROR
+    assert says in done.stderr
+
+
+def test_a_check_that_is_interrupted(site: Path) -> None:
+    code = f"{HANGING}print('here', flush=True)\nstuck()\n"
+    (site / "code" / "shop.py").write_text(code)
+    command = [sys.executable, "-m", "prefork_sd", "check", "shop"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as check:
+        assert check.stdout
+        assert check.stdout.readline() == "here\n"
+        check.send_signal(signal.SIGINT)
+        rest, errors = check.communicate(timeout=60)  # nobody has it open any more
+    assert check.returncode == ExitCode.INTERRUPTED
+    assert rest == ""
+    assert "Traceback" not in errors
 
 
 def test_a_service_that_nobody_knows(site: Path, capsys: Captured) -> None:
