@@ -153,11 +153,14 @@ class Worker:
             native = journal.is_native(self.log)
             if native:
                 applog.capture(self.proc_name, self.fields())
+            imported = self.wsgi is not None
             self.load()
             if native:
                 applog.adopt(self.proc_name, self.fields())
             self.boot()
             self.hooks.post_worker_init(self)
+            if not imported:
+                process.settle_memory()
         except AppImportError as error:
             return self.fail_to_boot(f"{error}\n{error.details}", error.exit_code)
         except PreforkError as error:
