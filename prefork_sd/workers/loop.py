@@ -26,6 +26,8 @@ SHARE = 0.005  # seconds for what one client has sent at once before others have
 # back to the kernel, and gets it again by page faults that cost more than the upload
 KEPT = 8 << 20
 FRESH = 0.05  # seconds for which a heartbeat is not renewed
+SPELL = 0.002  # seconds that a turn is to take, if that is more than a few events
+FEW, MANY = 4, 1024
 NAP = 0.1  # seconds that a worker waits for the next request before it takes itself for idle
 IDLE_BEAT = 30.0  # seconds between heartbeats of a worker that has nothing to do
 
@@ -50,6 +52,7 @@ class LoopWorker(CallingWorker):
         self.prepare_to_call(trust)
         self.postponed: list[Connection] = []  # they have sent more than their share
         self.draining = False
+        self.most = MANY  # events that are dealt with in one turn
         self.body_timeout = cfg.body_timeout or FOREVER
         self.beat = min(IDLE_BEAT, self.allowance)
         self.nap = min(NAP, self.allowance / 2)
@@ -66,12 +69,13 @@ class LoopWorker(CallingWorker):
             rest = self.beat
             self.tmp.promise(now + rest + self.allowance)
             self.renewal = 0.0
-        events = self.poll.poll(max(0.0, min(self.next_event() - now, rest)))
+        events = self.poll.poll(max(0.0, min(self.next_event() - now, rest)), self.most)
         heard = self.now = time.monotonic()
         if events:
             if heard > self.renewal:
                 self.renew(heard)
             self.deal(events)
+            self.reckon(len(events), self.now - heard)
         if self.postponed:
             self.resume()
         self.expire(heard)
@@ -81,6 +85,17 @@ class LoopWorker(CallingWorker):
                 self.begin_drain()
             return bool(self.connections)
         return True
+
+    def reckon(self, count: int, seconds: float) -> None:
+        """So many events have taken so long: how many are to be dealt with in the next turn.
+
+        Who asks again while others are answered has to wait for all that were heard before; epoll
+        hands out what is ready in turns, so that fewer at a time leave nobody out.
+        """
+        if seconds > SPELL:
+            self.most = max(FEW, int(count * SPELL / seconds))
+        elif self.most < MANY:
+            self.most *= 2
 
     def deal(self, events: list[tuple[int, int]]) -> None:
         """Deal with what epoll has reported."""
