@@ -105,6 +105,8 @@ class Arbiter(Lookout):
         self.groups.settle()
         if self.groups.reason:
             self.log.debug("no control groups of our own: %s", self.groups.reason)
+        for sentence in self.groups.cannot(self.cfg.worker_memory_max):
+            self.warn(sentence)
         self.pressure = Pressure(os.environ, self.groups.pressure)
         given = activation.inherited(os.environ, self.pid)
         self.sockets = sockets.opened(self.cfg, given, self.warn)

@@ -52,6 +52,13 @@ class Groups:
         except OSError as error:
             self.root, self.reason = None, f"{error.strerror}: {error.filename}"
 
+    def cannot(self, memory_max: int) -> list[str]:
+        """What of a configuration has no effect here, in sentences."""
+        if not memory_max or self.memory:
+            return []
+        why = self.reason or "the memory controller is not to be had"
+        return [f"worker_memory_max bounds no worker here: {why}"]
+
     def _made(self, *names: str) -> Path:
         assert self.root is not None
         group = self.root.joinpath(*names)

@@ -84,7 +84,8 @@ def proved(server: "Arbiter") -> None:
     if reload is None or server.releases[reload.generation] is before:
         return
     release = server.releases[reload.generation]
-    for sentence in left_behind(before.cfg, release.cfg, server.app.name):
+    left = left_behind(before.cfg, release.cfg, server.app.name)
+    for sentence in [*left, *server.groups.cannot(release.cfg.worker_memory_max)]:
         server.warn(sentence)
         reload.notes.append(sentence)
     server.use(release, reload.generation)

@@ -344,6 +344,14 @@ def test_what_a_reload_cannot_change_is_said(stage: Stage) -> None:
     assert any("user" in text for text in warnings)
 
 
+def test_a_bound_that_bounds_nobody_is_said(stage: Stage) -> None:
+    stage.configure(worker_memory_max=200 << 20)
+    stage.signal(SIGHUP)
+    stage.roll()
+    [warning] = [one for one in stage.journal.of("config-warning") if "worker_memory_max" in one]
+    assert "bounds no worker here" in warning
+
+
 def test_releases_that_nobody_needs_are_forgotten(stage: Stage) -> None:
     for _ in range(5):
         stage.signal(SIGHUP)
