@@ -9,6 +9,7 @@ from tests.system.service import HANGING_PAGE, Service
 from tests.system.traffic import traffic
 
 CLIENTS = {"port": 8000, "clients": 8, "pause": 0.01}
+DELAY = 0.3  # seconds: RestartSec= of the unit
 LOCAL = {"workers": 4, "bind": "127.0.0.1:8000"}
 
 
@@ -45,6 +46,10 @@ def test_the_count_is_restored_each_time_a_worker_is_killed(service: Service) ->
 
 @pytest.mark.app(**LOCAL)
 def test_a_killed_arbiter_is_back_within_a_second(service: Service) -> None:
+    """Or, where Python itself takes long to start, as soon as that allows."""
+    began = service.machine.clock()
+    service.systemctl("restart")
+    start = service.machine.clock() - began
     old = service.pids()
     with (
         service.machine.follow(f"{service.name}.service") as journal,
@@ -58,7 +63,7 @@ def test_a_killed_arbiter_is_back_within_a_second(service: Service) -> None:
     assert {request.failure for request in load.failures} <= {"reset", "cut"}
     assert len(load.failures) <= 8
     again = [one.ended for one in requests if one.body and int(one.body.split()[1]) not in old]
-    assert min(again) - killed < 1
+    assert min(again) - killed < max(1, DELAY + 2 * start)
 
 
 @pytest.mark.app(HANGING_PAGE, **LOCAL, timeout=2)
