@@ -1,5 +1,6 @@
 """How much a worker takes on at once."""
 
+import gc
 import time
 from collections.abc import Iterable
 
@@ -60,3 +61,15 @@ def test_a_turn_of_an_app_that_takes_its_time_is_a_short_one(serve_sync: Serve, 
     heard("/takes-time")
     assert max(heard("/takes-time")) <= 4 * loop.FEW
     assert all_at_once()
+
+
+IMPORTED: list[object] = [object()]  # by the worker, together with its app
+
+
+def test_the_collector_leaves_alone_what_a_worker_has_imported(serve: Serve) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        looked_at = any(one is IMPORTED for one in gc.get_objects())
+        start_response("200 OK", TEXT)
+        return [str(looked_at).encode()]
+
+    assert serve(app).get("/").text == "False"
